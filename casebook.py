@@ -1,0 +1,64 @@
+"""One door to every command: ``casebook COMMAND ...``, each loaded only when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from embedder import console
+from embedder.errors import UsageError
+from embedder.registry import by_name, find
+
+
+@dataclass(frozen=True)
+class Command:
+    """``module:function`` is called with the arguments after the command's name."""
+
+    name: str
+    target: str
+    summary: str
+
+
+COMMANDS = by_name(
+    (
+        Command("embed", "embedder.cli:main", "images to stored embeddings"),
+        Command("knn-eval", "evaluate.cli:main", "accuracy of the nearest-neighbour vote"),
+        Command("neighbours", "evaluate.neighbours:main", "classify one case, draw its cases"),
+        Command("info", "embedder.info:main", "what is stored, and what is known"),
+    )
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return console.boundary(lambda: _run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0].startswith("-"):
+        _build_parser().parse_args(arguments)
+        raise UsageError(f"which command? one of {', '.join(COMMANDS)}; see casebook --help")
+    module, _, function = find(COMMANDS, arguments[0], "command").target.partition(":")
+    status: int = getattr(importlib.import_module(module), function)(arguments[1:])
+    return status
+
+
+def _build_parser() -> console.Parser:
+    lines = "\n".join(f"  {row.name:<12}{row.summary}" for row in COMMANDS.values())
+    parser = console.Parser(
+        "casebook",
+        "Embeddings of medical images, and predictions from the nearest cases.\n\n"
+        f"commands (casebook COMMAND --help):\n{lines}",
+    )
+    parser.usage = "casebook COMMAND ..."
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("--version", action="version", version=f"casebook {version('casebook')}")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

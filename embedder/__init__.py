@@ -1,0 +1,1 @@
+"""What a dataset and a backbone are, and how one becomes stored embeddings."""

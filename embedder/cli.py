@@ -1,0 +1,199 @@
+"""``embed``: images to stored embeddings."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embedder import backbones, console, datasets
+from embedder.errors import CasebookError, UsageError
+from embedder.recipe import Precision, Recipe, Storage, Weights
+from embedder.registry import find
+from embedder.types import Task
+
+if TYPE_CHECKING:
+    from embedder.engine import Engine
+    from embedder.plan import PlannedCell
+
+_LISTED = 24
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return console.run(build_parser(), _handle, argv)
+
+
+def build_parser() -> console.Parser:
+    parser = console.Parser(
+        "embed",
+        "Embed datasets with frozen backbones. What is complete is skipped, what was interrupted "
+        "goes on.",
+    )
+    console.add_list(
+        parser, "--model", "NAME",
+        f"backbone (default hog); repeatable or with commas; all: the ten of the benchmark; "
+        f"known: {', '.join(backbones.BACKBONES)}, timm:NAME.TAG, open_clip:ARCH/TAG",
+    )  # fmt: skip
+    console.add_list(
+        parser, "--dataset", "NAME",
+        "dataset (default all: the twelve of MedMNIST+); repeatable or with commas; "
+        "phantom: the built-in ones; or the path of an .npz file or of a folder",
+    )  # fmt: skip
+    console.add_list(
+        parser, "--res", "PX", "side length: 28, 64, 128, 224 or all (default 28, or a file's own)"
+    )
+    console.add_folders(parser, data=True)
+    parser.add_argument(
+        "--task", metavar="TASK", help=f"task of a dataset given by path: {', '.join(Task)}"
+    )
+    weights = parser.add_argument_group("weights")
+    weights.add_argument(
+        "--weights", type=Path, metavar="FILE", help="safetensors or torch file, no download"
+    )
+    weights.add_argument(
+        "--random-weights", type=int, metavar="SEED", help="untrained, from this seed"
+    )
+    running = parser.add_argument_group("running")
+    running.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    running.add_argument("--precision", choices=list(map(str, Precision)), default="fp32")
+    running.add_argument("--storage", choices=list(map(str, Storage)), default="float32")
+    running.add_argument(
+        "--batch-size", default="auto", metavar="N", help="images at a time (default auto)"
+    )
+    running.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    return parser
+
+
+def _handle(options: argparse.Namespace) -> int:
+    from embedder.plan import State, plan
+    from embedder.sources import library_from_environment
+    from embedder.store import Store, default_root
+
+    names = datasets.expand(console.words(options.dataset) or ["all"])
+    models = backbones.expand(console.words(options.model) or ["hog"])
+    batch_size = _batch_size(options.batch_size)
+    task = find({str(t): t for t in Task}, options.task, "task") if options.task else None
+    if task is not None and not any(map(datasets.is_path, names)):
+        raise UsageError("--task is for datasets given by path; the others have theirs")
+    recipes = _recipes(models, options)
+    library = library_from_environment(options.data, task)
+    store = Store(options.store or default_root())
+    cells = plan(store, library, names, console.sizes(options.res), recipes)
+    _print_plan(cells, store.root)
+    if options.dry_run:
+        return 0
+    if all(cell.state in (State.COMPLETE, State.REFUSED) for cell in cells):
+        return _run(cells, None)
+
+    from embedder.engine import Engine
+
+    return _run(cells, Engine(library, options.device, batch_size))
+
+
+def _recipes(models: list[str], options: argparse.Namespace) -> list[Recipe]:
+    weights = Weights(options.weights, options.random_weights)
+    if options.weights is not None and len(models) > 1:
+        raise UsageError("--weights fits one backbone; give a single --model")
+    rows = []
+    for name in models:
+        if name.startswith(backbones.PREFIXES):
+            from embedder.loading import describe
+
+            rows.append(describe(name))
+        else:
+            rows.append(backbones.BACKBONES[name])
+    return [
+        Recipe(row, weights, Precision(options.precision), Storage(options.storage))
+        for row in rows
+    ]  # fmt: skip
+
+
+def _batch_size(text: str) -> int | None:
+    if text == "auto":
+        return None
+    return console.numbers([text], "--batch-size")[0]
+
+
+def _print_plan(cells: list[PlannedCell], root: Path) -> None:
+    from tabulate import tabulate
+
+    from embedder.plan import State
+
+    left = [cell for cell in cells if cell.state in (State.NEW, State.PARTIAL)]
+    if len(cells) <= _LISTED:
+        rows = [
+            (c.recipe.variant, c.dataset.name, c.size, f"{c.images:,}", size_text(c.bytes), c.state)
+            for c in cells
+        ]
+        head = ("model", "dataset", "px", "images", "on disk", "state")
+        align = ("left", "left", "right", "right", "right", "left")
+        print(tabulate(rows, head, colalign=align, disable_numparse=True), end="\n\n")
+    place = root if root.exists() else Path(root.absolute().anchor)
+    print(
+        f"plan: {len(cells)} cells, {len(cells) - len(left)} of them not to embed; "
+        f"{sum(c.images for c in left):,} images, {size_text(sum(c.bytes for c in left))} in "
+        f"{root} ({size_text(shutil.disk_usage(place).free)} free)",
+        flush=True,
+    )
+
+
+def _run(cells: list[PlannedCell], engine: Engine | None) -> int:
+    from embedder.plan import State
+
+    failures: list[tuple[str, CasebookError]] = []
+    embedded = images = 0
+    began = time.monotonic()
+    for cell in cells:
+        if cell.state is State.COMPLETE:
+            continue
+        try:
+            if cell.refusal is not None or engine is None:
+                raise cell.refusal or CasebookError("no engine")
+            images += _embed(engine, cell)
+            embedded += 1
+        except CasebookError as error:
+            failures.append((cell.title, error))
+            print(f"failed: {cell.title}: {error}", file=sys.stderr)
+    complete = len(cells) - embedded - len(failures)
+    print(
+        f"done: {embedded} cells embedded ({images:,} images in "
+        f"{time.monotonic() - began:.1f} s), {complete} were complete, {len(failures)} failed"
+    )
+    if failures:
+        names = ", ".join(title for title, _ in failures[:3])
+        more = f" and {len(failures) - 3} more" if len(failures) > 3 else ""
+        raise CasebookError(f"{len(failures)} of {len(cells)} cells failed: {names}{more}")
+    return 0
+
+
+def _embed(engine: Engine, cell: PlannedCell) -> int:
+    """Embed one cell behind a progress bar; the number of images that were embedded now."""
+    from tqdm import tqdm
+
+    steps = engine.embed(cell)
+    already = next(steps)
+    done = 0
+    with tqdm(
+        desc=cell.title, total=cell.images, initial=already, unit=" images", disable=None
+    ) as bar:
+        for count in steps:
+            bar.update(count)
+            done += count
+    return done
+
+
+def size_text(count: float) -> str:
+    """1234567 to ``1.2 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,117 @@
+"""What every command shares: its options, its output, and the one boundary where errors end."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from embedder.errors import CasebookError, UsageError
+
+Handler = Callable[[argparse.Namespace], int]
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are one line."""
+
+    def __init__(self, prog: str, description: str) -> None:
+        super().__init__(prog, description=description, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def add_folders(parser: argparse.ArgumentParser, *, data: bool = False) -> None:
+    parser.add_argument(
+        "--store", type=Path, metavar="DIR", help="embeddings (CASEBOOK_STORE, or ./store)"
+    )
+    if data:
+        parser.add_argument(
+            "--data", type=Path, metavar="DIR",
+            help="MedMNIST+ files (CASEBOOK_DATA, or ~/.medmnist)",
+        )  # fmt: skip
+
+
+def add_list(parser: argparse.ArgumentParser, name: str, metavar: str, text: str) -> None:
+    """An option that may be repeated and take commas; None where it is not given."""
+    parser.add_argument(name, action="append", metavar=metavar, help=text)
+
+
+def words(values: Sequence[str] | None) -> list[str]:
+    """``["a,b", "c"]`` to ``["a", "b", "c"]``."""
+    split = (word.strip() for value in values or () for word in value.split(","))
+    return [word for word in split if word]
+
+
+def numbers(values: Sequence[str] | None, noun: str) -> list[int]:
+    """As ``words``, each a number from 1 on; UsageError otherwise."""
+    found = []
+    for word in words(values):
+        if not word.isdecimal() or int(word) < 1:
+            raise UsageError(f"{noun} {word!r} is no number from 1 on")
+        found.append(int(word))
+    return list(dict.fromkeys(found))
+
+
+def sizes(values: Sequence[str] | None) -> tuple[int, ...] | None:
+    """``--res`` values in pixels; None where not given, empty for ``all``."""
+    given = words(values)
+    if not given:
+        return None
+    return () if "all" in given else tuple(numbers(given, "--res"))
+
+
+def run(parser: Parser, handle: Handler, argv: Sequence[str] | None) -> int:
+    """Parse and handle within the boundary; the command's exit status."""
+    return boundary(lambda: handle(parser.parse_args(argv)))
+
+
+def boundary(call: Callable[[], int]) -> int:
+    """What ``call`` returns, or, after one line on standard error, an error's exit status."""
+    _set_up_messages()
+    try:
+        return call()
+    except CasebookError as error:
+        return _fail(str(error), error.exit_status)
+    except KeyboardInterrupt:
+        return _fail("interrupted; what was finished is kept, run again to go on", 130)
+    except BrokenPipeError:
+        sys.stdout = None  # nobody reads on; nothing is left to flush
+        return 141
+    except Exception as error:  # a defect of ours: say so in one line all the same
+        if os.environ.get("CASEBOOK_DEBUG"):
+            raise
+        text = " ".join(str(error).split())
+        return _fail(
+            f"unexpected {type(error).__name__}: {text}; please report it "
+            "(CASEBOOK_DEBUG=1 shows where it happened)",
+            1,
+        )
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _set_up_messages() -> None:
+    """Our warnings are a line each on standard error; those of libraries stay unsaid."""
+    logger = logging.getLogger("casebook")
+    logger.handlers[:] = [_Lines()]
+    logger.setLevel(logging.WARNING)
+    logger.propagate = False
+    logging.basicConfig(level=logging.ERROR)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm import tqdm
+
+        tqdm.write(f"warning: {record.getMessage()}", file=sys.stderr)

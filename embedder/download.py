@@ -1,0 +1,100 @@
+"""Fetching one file: with resume, a checksum and a progress bar."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPException
+from pathlib import Path
+from typing import IO
+
+from filelock import FileLock
+from tqdm import tqdm
+
+from embedder.errors import DownloadError
+
+_BLOCK = 1 << 20
+_TIMEOUT_S = 60
+
+
+def fetch(url: str, path: Path, md5: str) -> None:
+    """Download ``url`` to ``path``, unless it is there already.
+
+    Bytes go to ``path.part`` first, which a later call goes on from where the server allows it.
+    Raises DownloadError, which says where to put the file by hand; ``path.part`` is kept where
+    its bytes may still be good.
+    """
+    part = path.with_name(f"{path.name}.part")
+    with _download_errors(url, path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            if path.exists():
+                return
+            _transfer(url, part)
+            found = file_md5(part)
+            if found != md5:
+                part.unlink()
+                raise DownloadError(
+                    f"{url} gave a file of MD5 {found}, expected {md5}; run again, {_hint(path)}"
+                )
+            os.replace(part, path)
+
+
+def file_md5(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "md5").hexdigest()
+
+
+def _transfer(url: str, part: Path) -> None:
+    offset = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"User-Agent": "casebook"})
+    if offset:
+        request.add_header("Range", f"bytes={offset}-")
+    try:
+        answer = urllib.request.urlopen(request, timeout=_TIMEOUT_S)
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416 and offset:  # nothing follows: the part is whole, or not ours
+            return
+        raise
+    with answer:
+        resumed = answer.status == 206 and _starts_at(answer, offset)
+        length = answer.headers.get("Content-Length")
+        total = int(length) + (offset if resumed else 0) if length else None
+        with part.open("ab" if resumed else "wb") as sink:
+            _copy(answer, sink, part, offset if resumed else 0, total)
+
+
+def _starts_at(answer: IO[bytes], offset: int) -> bool:
+    headers = answer.headers  # type: ignore[attr-defined]
+    return str(headers.get("Content-Range", "")).startswith(f"bytes {offset}-")
+
+
+def _copy(answer: IO[bytes], sink: IO[bytes], part: Path, offset: int, total: int | None) -> None:
+    name = part.name.removesuffix(".part")
+    with tqdm(
+        desc=f"fetching {name}", initial=offset, total=total, unit="B", unit_scale=True,
+        disable=None,
+    ) as bar:  # fmt: skip
+        while block := answer.read(_BLOCK):
+            sink.write(block)
+            bar.update(len(block))
+    if total is not None and sink.tell() < total:
+        raise ConnectionError(f"the connection ended after {sink.tell():,} of {total:,} bytes")
+
+
+@contextmanager
+def _download_errors(url: str, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise DownloadError(f"cannot fetch {url}: {reason}; run again, {_hint(path)}") from error
+
+
+def _hint(path: Path) -> str:
+    return f"or fetch it by hand and put it at {path}"

@@ -1,0 +1,66 @@
+"""What an embedding depends on; two cells with equal fingerprints hold the same embeddings."""
+
+from __future__ import annotations
+
+import json
+import platform
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+
+from embedder.errors import DamagedCellError
+
+LIBRARIES = ("torch", "timm", "torchvision", "open_clip_torch", "scikit-image", "numpy")
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Everything that decides the bytes of a cell, library versions apart.
+
+    ``weights`` and ``dataset_checksum`` are None in an expectation that has not looked yet.
+    """
+
+    dataset: str
+    dataset_checksum: str | None
+    size: int
+    backbone: str
+    checkpoint: str
+    weights: str | None
+    features: str
+    preprocessing: str
+    width: int
+    precision: str
+    storage: str
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Fingerprint:
+        """Raises DamagedCellError where a field is missing, unknown or of another type."""
+        try:
+            return cls(**json.loads(text))
+        except (TypeError, ValueError) as error:
+            raise DamagedCellError(f"unreadable fingerprint ({error})") from error
+
+    def differences(self, asked: Fingerprint) -> list[str]:
+        """A phrase for each field in which ``asked`` differs; what one does not know is equal."""
+        pairs = (
+            (field.name, getattr(self, field.name), getattr(asked, field.name))
+            for field in fields(self)
+        )
+        return [
+            f"{name.replace('_', ' ')} is {mine}, asked is {theirs}"
+            for name, mine, theirs in pairs
+            if mine != theirs and mine is not None and theirs is not None
+        ]
+
+
+def library_versions() -> dict[str, str]:
+    """The versions that may change embeddings in the last digits: recorded, never compared."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,90 @@
+"""A torch module behind the Backbone protocol: preprocessing, features, memory, devices."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from embedder import preprocess
+from embedder.backbones import IMAGE_TOWER, POOLED, Checkpoint
+from embedder.errors import UsageError, WeightsError
+from embedder.recipe import Precision
+from embedder.types import Pixels, Vectors
+
+
+def choose_device(name: str) -> str:
+    """``auto``, ``cpu`` or ``cuda`` to the device that is used; UsageError without a GPU."""
+    found = torch.cuda.is_available()
+    if name == "cuda" and not found:
+        raise UsageError("no CUDA device is visible to torch; use --device cpu")
+    return "cuda" if found and name != "cpu" else "cpu"
+
+
+def _choose_exact_arithmetic() -> None:
+    """Full float32 products (no TF32) and the same convolution algorithm at every run."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
+class NetworkBackbone:
+    """A torch module behind the Backbone protocol."""
+
+    def __init__(
+        self, module: nn.Module, row: Checkpoint, device: str, precision: Precision
+    ) -> None:
+        self._module = module
+        self._row = row
+        self._device = torch.device(device)
+        self._autocast = precision is Precision.BF16
+
+    def embed(self, pixels: Pixels) -> Vectors:
+        try:
+            return self._forward(pixels)
+        except RuntimeError as error:  # torch has no class of its own for the CPU allocator
+            if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
+                raise
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        raise MemoryError(f"out of memory on {self._device.type}")
+
+    @torch.inference_mode()
+    def _forward(self, pixels: Pixels) -> Vectors:
+        batch = torch.from_numpy(pixels).to(self._device, non_blocking=True)
+        batch = preprocess.prepare(batch, self._row.mean, self._row.std)
+        with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
+            features = _features(self._module, self._row, batch)
+        vectors: Vectors = features.to(torch.float32).cpu().numpy()
+        return vectors
+
+
+def hash_weights(module: nn.Module) -> str:
+    """``sha256:`` over every parameter and buffer in key order: name, dtype, shape, bytes.
+
+    Raises WeightsError naming a tensor that holds a value that is not finite.
+    """
+    digest = hashlib.sha256()
+    for key, tensor in sorted(module.state_dict().items()):
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise WeightsError(f"the weights hold NaN or infinity in {key}; get an intact file")
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        plain = tensor.detach().contiguous().cpu().reshape(-1).view(torch.uint8)
+        digest.update(np.asarray(plain.numpy()).data)
+    return f"sha256:{digest.hexdigest()}"
+
+
+def _features(module: Any, row: Checkpoint, batch: torch.Tensor) -> torch.Tensor:
+    """float32 (B, 3, 224, 224) to (B, D) by the row's feature rule."""
+    if row.features == POOLED:
+        features = module.forward_head(module.forward_features(batch), pre_logits=True)
+    elif row.features == IMAGE_TOWER:
+        features = module(batch)
+    else:
+        pooled = torch.flatten(module.avgpool(module.features(batch)), 1)
+        features = module.classifier[:-1](pooled)
+    return torch.flatten(features, 1)

@@ -1,0 +1,34 @@
+"""The benchmark's preprocessing, on whole batches and on the device that the backbone runs on.
+
+uint8 to [0, 1]; grey repeated to three channels; normalised with the checkpoint's own mean and
+standard deviation; zero-padded, centred, to 224 x 224. The pad follows the normalisation, so the
+border is the channel mean. Nothing is resized (Doerrich et al., Scientific Reports 15, 7669, 2025).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from embedder.backbones import CANVAS, RGB
+from embedder.errors import EncodingError
+
+
+def prepare(pixels: torch.Tensor, mean: RGB, std: RGB) -> torch.Tensor:
+    """uint8 (B, H, W, C), C = 1 or 3, to float32 (B, 3, 224, 224) on the same device.
+
+    Raises EncodingError for images larger than the canvas.
+    """
+    height, width = pixels.shape[1:3]
+    if height > CANVAS or width > CANVAS:
+        raise EncodingError(
+            f"images of {width} x {height} px do not fit the canvas of {CANVAS} px; "
+            f"make them {CANVAS} px or smaller"
+        )
+    planes = pixels.permute(0, 3, 1, 2).to(torch.float32).div_(255)
+    shape = (1, 3, 1, 1)
+    centre = torch.tensor(mean, device=pixels.device).view(shape)
+    spread = torch.tensor(std, device=pixels.device).view(shape)
+    left, top = (CANVAS - width) // 2, (CANVAS - height) // 2
+    border = (left, CANVAS - width - left, top, CANVAS - height - top)
+    return functional.pad((planes.expand(-1, 3, -1, -1) - centre) / spread, border)

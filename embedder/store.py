@@ -1,0 +1,203 @@
+"""The embedding store: one HDF5 file per cell, ``<root>/<dataset>/<size>/<variant>.h5``.
+
+The format is specified in docs/store-format.md; ``embedder.writer`` makes the files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from embedder.datasets import Dataset
+from embedder.errors import DamagedCellError, StoreError
+from embedder.fingerprint import Fingerprint
+from embedder.types import Labels, Split, Task, Vectors
+
+FORMAT = "casebook-cell"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a cell says of itself, beside its arrays."""
+
+    dataset: Dataset
+    variant: str
+    fingerprint: Fingerprint
+    versions: dict[str, str]
+
+    def attributes(self) -> dict[str, str | int]:
+        return {
+            "format": FORMAT,
+            "schema": SCHEMA,
+            "variant": self.variant,
+            "dataset": json.dumps(asdict(self.dataset), sort_keys=True),
+            "fingerprint": self.fingerprint.to_json(),
+            "versions": json.dumps(self.versions, sort_keys=True),
+        }
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where the embeddings of one split lie in the file: contiguous, row after row."""
+
+    offset: int
+    rows: int
+    width: int
+    dtype: np.dtype[np.generic]
+
+    @property
+    def row_bytes(self) -> int:
+        return self.width * self.dtype.itemsize
+
+    @property
+    def end(self) -> int:
+        return self.offset + self.rows * self.row_bytes
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One readable cell; arrays are mapped when asked for."""
+
+    path: Path
+    header: Header
+    extents: dict[Split, Extent]
+
+    @property
+    def dataset(self) -> Dataset:
+        return self.header.dataset
+
+    @property
+    def size(self) -> int:
+        return self.header.fingerprint.size
+
+    def embeddings(self, split: Split) -> Vectors:
+        """float32 (or float16 where stored so) (N, D), mapped read-only."""
+        extent = self.extents[split]
+        return np.memmap(self.path, extent.dtype, "r", extent.offset, (extent.rows, extent.width))
+
+    def labels(self, split: Split) -> Labels:
+        """uint8 (N, 1) or (N, L)."""
+        with _open(self.path) as file:
+            labels: Labels = file[f"{split}/labels"][:]
+        return labels
+
+
+class Store:
+    """The cells below one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, dataset: str, size: int, variant: str) -> Path:
+        return self.root / dataset / str(size) / f"{variant}.h5"
+
+    def paths(self) -> Iterator[Path]:
+        """Complete cells, in order of dataset, size and variant."""
+        yield from sorted(self._glob("*.h5"), key=_order)
+
+    def partial_paths(self) -> Iterator[Path]:
+        """Cells that were begun and not finished."""
+        yield from sorted(self._glob("*.h5.partial"), key=_order)
+
+    def cells(self) -> Iterator[Cell]:
+        """Every complete cell; raises DamagedCellError at one that cannot be read."""
+        for path in self.paths():
+            yield read_cell(path)
+
+    def _glob(self, pattern: str) -> Iterator[Path]:
+        if self.root.exists() and not self.root.is_dir():
+            raise StoreError(f"{self.root} is no folder; check --store")
+        return (path for path in self.root.glob(f"*/*/{pattern}") if path.parent.name.isdigit())
+
+
+def default_root() -> Path:
+    """``CASEBOOK_STORE``, else ``./store``."""
+    return Path(os.environ.get("CASEBOOK_STORE") or "store")
+
+
+def read_cell(path: Path) -> Cell:
+    """Open and check a cell, complete or partial.
+
+    Raises DamagedCellError where the file does not follow docs/store-format.md, was written by
+    a newer schema, or is shorter than its arrays.
+    """
+    try:
+        with _open(path) as file:
+            header = _read_header(file, path)
+            extents = {split: _read_extent(file, split) for split in Split}
+    except DamagedCellError as error:
+        raise DamagedCellError(f"{path}: {error}; delete it and embed again") from error
+    except (KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise DamagedCellError(
+            f"{path} does not follow the cell format ({error}); delete it and embed again"
+        ) from error
+    size = path.stat().st_size
+    if size < max(extent.end for extent in extents.values()):
+        raise DamagedCellError(f"{path} is truncated to {size:,} bytes; delete it and embed again")
+    _check_extents(path, header, extents)
+    return Cell(path, header, extents)
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r", locking=False)
+    except FileNotFoundError as error:
+        raise StoreError(f"no cell at {path}; embed it first") from error
+    except OSError as error:
+        if not os.access(path, os.R_OK):
+            raise StoreError(f"cannot read {path}; check its permissions") from error
+        raise DamagedCellError(
+            f"{path} is no intact HDF5 file; delete it and embed again"
+        ) from error
+
+
+def _read_header(file: h5py.File, path: Path) -> Header:
+    if file.attrs.get("format") != FORMAT:
+        raise DamagedCellError("it is no casebook cell")
+    schema = int(file.attrs["schema"])
+    if schema != SCHEMA:
+        age = "a newer" if schema > SCHEMA else "an older"
+        raise DamagedCellError(
+            f"it has schema {schema}, of {age} casebook; this one reads schema {SCHEMA}"
+        )
+    facts = json.loads(file.attrs["dataset"])
+    dataset = Dataset(
+        facts["name"], Task(facts["task"]), int(facts["channels"]),
+        tuple(facts["counts"]), tuple(facts["classes"]), facts["licence"],
+    )  # fmt: skip
+    fingerprint = Fingerprint.from_json(file.attrs["fingerprint"])
+    versions = json.loads(file.attrs["versions"])
+    return Header(dataset, str(file.attrs["variant"]), fingerprint, versions)
+
+
+def _read_extent(file: h5py.File, split: Split) -> Extent:
+    embeddings, labels = file[f"{split}/embeddings"], file[f"{split}/labels"]
+    offset = embeddings.id.get_offset()
+    if offset is None or embeddings.dtype not in (np.float32, np.float16):
+        raise DamagedCellError(f"{split}/embeddings is not contiguous float32 or float16")
+    rows, width = embeddings.shape
+    if labels.ndim != 2 or labels.shape[0] != rows or labels.dtype != np.uint8:
+        raise DamagedCellError(f"{split}/labels does not fit {split}/embeddings")
+    return Extent(offset, rows, width, embeddings.dtype)
+
+
+def _check_extents(path: Path, header: Header, extents: dict[Split, Extent]) -> None:
+    fingerprint = header.fingerprint
+    for split, extent in extents.items():
+        asked = (header.dataset.count(split), fingerprint.width, fingerprint.storage)
+        if (extent.rows, extent.width, str(extent.dtype)) != asked:
+            raise DamagedCellError(
+                f"{path}: {split}/embeddings is {extent.rows} x {extent.width} {extent.dtype}, "
+                f"its header says {asked[0]} x {asked[1]} {asked[2]}; delete it and embed again"
+            )
+
+
+def _order(path: Path) -> tuple[str, int, str]:
+    return path.parts[-3], int(path.parts[-2]), path.name

@@ -1,0 +1,1 @@
+"""Numbers from neighbours: metrics, result records, tables and pictures."""

@@ -1,0 +1,192 @@
+"""``knn-eval``: the accuracy of the nearest-neighbour vote on stored embeddings."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from embedder import console
+from embedder.datasets import FAMILIES, is_path
+from embedder.errors import CasebookError, EvaluationError, UsageError
+from embedder.registry import find
+from embedder.types import Distance, Split
+
+if TYPE_CHECKING:
+    from embedder.store import Cell, Store
+    from evaluate.knn import Protocol
+    from evaluate.results import Record
+    from index.vote import Vote
+
+VOTES = ("majority", "distance", "softmax")
+METRICS = ("accuracy", "balanced_accuracy", "kappa", "precision", "auc")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return console.run(build_parser(), _handle, argv)
+
+
+def build_parser() -> console.Parser:
+    parser = console.Parser(
+        "knn-eval", "Evaluate the vote of the nearest training cases on every stored cell."
+    )
+    console.add_list(
+        parser, "--k", "K", "neighbours that vote (default 11); several share one search: 1,5,11"
+    )
+    console.add_list(parser, "--model", "NAME", "only this backbone, or this variant of one")
+    console.add_list(parser, "--dataset", "NAME", "only this dataset; phantom: the built-in ones")
+    console.add_list(parser, "--res", "PX", "only this side length")
+    add_vote(parser)
+    parser.add_argument(
+        "--split", choices=list(map(str, Split)), default="test",
+        help="queries (default test); train: each left out of its own search",
+    )  # fmt: skip
+    output = parser.add_argument_group("output")
+    output.add_argument("--per-dataset", action="store_true", help="a line per cell, every metric")
+    output.add_argument("--metric", choices=METRICS, default="accuracy")
+    form = output.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="the records, to standard output")
+    form.add_argument("--csv", action="store_true", help="a line per record, to standard output")
+    console.add_folders(parser)
+    return parser
+
+
+def add_vote(parser: argparse.ArgumentParser) -> None:
+    """The options of how neighbours are found and counted."""
+    voting = parser.add_argument_group("voting")
+    voting.add_argument("--distance", choices=list(map(str, Distance)), default="cosine")
+    voting.add_argument("--vote", choices=VOTES, default="majority")
+    voting.add_argument(
+        "--temperature", type=float, metavar="T", help="of --vote softmax (default 0.07)"
+    )
+    voting.add_argument(
+        "--index", choices=("auto", "faiss", "faiss-gpu", "reference"), default="auto",
+        help="what searches; all give the same neighbours",
+    )  # fmt: skip
+
+
+def protocol_of(options: argparse.Namespace, ks: list[int]) -> Protocol:
+    """The options of ``add_vote`` and a ``--split`` as a protocol."""
+    from evaluate.knn import Protocol
+    from index.build import Kind
+
+    return Protocol(
+        tuple(ks), Distance(options.distance), _vote(options), Split(options.split),
+        Kind(options.index),
+    )  # fmt: skip
+
+
+def _handle(options: argparse.Namespace) -> int:
+    from embedder.store import Store, default_root
+    from evaluate import results
+
+    if options.per_dataset and options.metric != "accuracy":
+        raise UsageError("--per-dataset shows every metric; drop --metric")
+    protocol = protocol_of(options, console.numbers(options.k, "--k") or [11])
+    store = Store(options.store or default_root())
+    cells, failures = select_cells(store, options)
+    paths = []
+    for cell in _watched(cells):
+        try:
+            paths += results.append(store.root, _evaluate(cell, protocol))
+        except CasebookError as error:
+            failures.append(str(error))
+    for failure in failures:
+        print(f"failed: {failure}", file=sys.stderr)
+    if paths:
+        print(_render(results.read(paths), options))
+    if failures:
+        raise EvaluationError(f"{len(failures)} of {len(cells) + len(failures)} cells failed")
+    return 0
+
+
+def _evaluate(cell: Cell, protocol: Protocol) -> list[Record]:
+    from evaluate.knn import evaluate
+
+    return evaluate(cell, protocol)
+
+
+def _vote(options: argparse.Namespace) -> Vote:
+    from index.vote import DistanceVote, MajorityVote, SoftmaxVote
+
+    if options.temperature is not None and options.vote != "softmax":
+        raise UsageError("--temperature belongs to --vote softmax")
+    if options.vote == "softmax":
+        return SoftmaxVote() if options.temperature is None else SoftmaxVote(options.temperature)
+    return DistanceVote() if options.vote == "distance" else MajorityVote()
+
+
+def select_cells(store: Store, options: argparse.Namespace) -> tuple[list[Cell], list[str]]:
+    """The complete cells that match ``--model --dataset --res``, and why others cannot be read.
+
+    Raises UnknownNameError for a name that no cell has, EvaluationError where none matches.
+    """
+    from embedder.store import read_cell
+
+    cells, failures = [], []
+    everything = list(store.paths())
+    if not everything:
+        raise EvaluationError(f"no embeddings in {store.root}; run embed first, or see --store")
+    asked = console.sizes(options.res)
+    datasets = _dataset_names(options.dataset, {path.parts[-3] for path in everything})
+    for path in everything:
+        if datasets and path.parts[-3] not in datasets:
+            continue
+        if asked and int(path.parts[-2]) not in asked:
+            continue
+        try:
+            cells.append(read_cell(path))
+        except CasebookError as error:
+            failures.append(str(error))
+    models = console.words(options.model)
+    known = {c.header.variant for c in cells} | {c.header.fingerprint.backbone for c in cells}
+    if models and models != ["all"] and not failures:
+        for model in models:
+            find(dict.fromkeys(sorted(known)), model, "stored model")
+    cells = [cell for cell in cells if not models or models == ["all"] or _is_one_of(cell, models)]
+    if not cells and not failures:
+        raise EvaluationError(f"no stored cell matches; see casebook info --store {store.root}")
+    return cells, failures
+
+
+def _is_one_of(cell: Cell, models: list[str]) -> bool:
+    return cell.header.variant in models or cell.header.fingerprint.backbone in models
+
+
+def _dataset_names(values: list[str] | None, stored: set[str]) -> set[str]:
+    """Names as the store has them, families written out; empty for every one."""
+    names: set[str] = set()
+    for word in console.words(values):
+        if word in FAMILIES:
+            names |= {row.name for row in FAMILIES[word]}
+        elif is_path(word):
+            stem = word.rstrip("/").rpartition("/")[2].removesuffix(".npz")
+            base, _, size = stem.rpartition("_")
+            names.add(base if size.isdecimal() and base in stored else stem)
+        else:
+            find(dict.fromkeys(sorted(stored)), word, "stored dataset")
+            names.add(word)
+    return names
+
+
+def _watched(cells: list[Cell]) -> Iterable[Cell]:
+    from tqdm import tqdm
+
+    return tqdm(cells, "searching", unit=" cells", disable=None, leave=False)
+
+
+def _render(records: list[Record], options: argparse.Namespace) -> str:
+    from evaluate import tables
+
+    if options.json:
+        return "[" + ",\n".join(record.to_json() for record in records) + "]"
+    if options.csv:
+        return tables.as_csv(records).rstrip("\n")
+    if options.per_dataset:
+        return tables.per_dataset(records)
+    return tables.summary(records, options.metric)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

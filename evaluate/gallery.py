@@ -1,0 +1,91 @@
+"""A picture of one query beside the cases that decided it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from embedder.types import Pixels
+from embedder.writer import store_errors
+
+AGREE, DISAGREE, INK, FAINT = "#0072b2", "#d55e00", "#1a1a1a", "#6b6b6b"
+"""Blue and vermilion of M. Okabe and K. Ito's palette, told apart by the colour-blind."""
+
+_COLUMNS = 6
+
+_TILE, _BIG, _TEXT, _GAP, _EDGE, _HEAD = 1.35, 3.2, 0.42, 0.14, 0.25, 0.62
+"""Inches: a neighbour's side, the query's, the text under a neighbour, and the spaces around."""
+
+
+Stroke = str | tuple[int, tuple[int, ...]]
+"""A line style as matplotlib takes it."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One image, uint8 (H, W, C), with the lines written under it."""
+
+    pixels: Pixels
+    title: str
+    caption: str
+    agrees: bool = True
+
+
+def draw(query: Picture, neighbours: list[Picture], heading: str, path: Path) -> None:
+    """Write the query and its neighbours, nearest first, to ``path`` (.png, .svg or .pdf).
+
+    A neighbour whose label is the prediction has a solid blue frame, another a dashed vermilion
+    one. Raises StoreError where the file cannot be written.
+    """
+    columns = min(_COLUMNS, len(neighbours))
+    lines = -(-len(neighbours) // columns)
+    left = 2 * _EDGE + _BIG
+    width = left + columns * (_TILE + _GAP) - _GAP + _EDGE
+    height = _HEAD + max(lines * (_TILE + _TEXT) + (lines - 1) * _GAP, _BIG + 2 * _TEXT) + _EDGE
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
+    figure.text(_EDGE / width, 1 - _EDGE / height, heading, size=11, color=INK, va="top")
+    _show(figure, (_EDGE, _HEAD), _BIG, query, INK, "solid", 11)
+    for number, neighbour in enumerate(neighbours):
+        line, column = divmod(number, columns)
+        corner = (left + column * (_TILE + _GAP), _HEAD + line * (_TILE + _TEXT + _GAP))
+        colour, stroke = (AGREE, "solid") if neighbour.agrees else (DISAGREE, (0, (3, 2)))
+        _show(figure, corner, _TILE, neighbour, colour, stroke, 8)
+    with store_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+
+
+def _show(
+    figure: Figure, corner: tuple[float, float], side: float, picture: Picture, colour: str,
+    stroke: Stroke, size: float,
+) -> None:  # fmt: skip
+    """One image in its frame; ``corner`` is its upper left, in inches from the figure's."""
+    width, height = figure.get_size_inches()
+    box = (corner[0] / width, 1 - (corner[1] + side) / height, side / width, side / height)
+    axes = figure.add_axes(box)
+    grey = picture.pixels.shape[2] == 1
+    image = picture.pixels[..., 0] if grey else picture.pixels
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+    frame = Rectangle(
+        (0, 0), 1, 1, transform=axes.transAxes, fill=False, edgecolor=colour, linestyle=stroke,
+        linewidth=2, clip_on=False,
+    )  # fmt: skip
+    axes.add_patch(frame)
+    for text, drop, ink, weight in (
+        (_shorten(picture.title, side, size), 0.45, colour, "bold"),
+        (picture.caption, 1.85, FAINT, "normal"),
+    ):
+        axes.annotate(
+            text, (0.5, 0), (0, -drop * size), xycoords="axes fraction", weight=weight,
+            textcoords="offset points", ha="center", va="top", size=size, color=ink,
+        )  # fmt: skip
+
+
+def _shorten(text: str, side: float, size: float) -> str:
+    """Cut to what fits ``side`` inches at ``size`` points; a letter is about 0.62 of its size."""
+    room = int(side * 72 / (0.62 * size))
+    return text if len(text) <= room else f"{text[: room - 1]}…"

@@ -1,0 +1,98 @@
+"""k-NN evaluation of a stored cell: the train split votes on the queries of another.
+
+The published protocol is the default: cosine, k = 11, majority, a tie to the lowest class
+(Doerrich et al., Scientific Reports 15, 7669, 2025). Queries from the train split itself leave
+themselves out.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+import numpy as np
+
+from embedder.fingerprint import library_versions
+from embedder.store import Cell
+from embedder.types import Distance, Split
+from evaluate.metrics import measure
+from evaluate.results import Record
+from index.build import Kind, build
+from index.search import Neighbours, SupportSet
+from index.vote import MajorityVote, SoftmaxVote, Vote, count_votes
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How neighbours are found and counted; ``ks`` share one search."""
+
+    ks: tuple[int, ...] = (11,)
+    distance: Distance = Distance.COSINE
+    vote: Vote = field(default_factory=MajorityVote)
+    split: Split = Split.TEST
+    index: Kind = Kind.AUTO
+
+    def describe(self, k: int) -> dict[str, object]:
+        return {
+            "k": k,
+            "distance": str(self.distance),
+            "vote": type(self.vote).__name__.removesuffix("Vote").lower(),
+            "temperature": self.vote.temperature if isinstance(self.vote, SoftmaxVote) else None,
+            "support": str(Split.TRAIN),
+            "leave_one_out": self.split is Split.TRAIN,
+            "tie": "lowest class",
+            "index": str(self.index),
+        }
+
+
+def find_neighbours(cell: Cell, protocol: Protocol, rows: range | None = None) -> Neighbours:
+    """The nearest train cases of the queries, or of some rows of them, for the largest k.
+
+    Raises SearchError where k exceeds the cases there are, ZeroVectorError under the cosine.
+    """
+    name = f"{cell.dataset.name}/{Split.TRAIN}"
+    support = SupportSet.of(cell.embeddings(Split.TRAIN), protocol.distance, name)
+    queries = cell.embeddings(protocol.split)
+    chosen = rows or range(len(queries))
+    own = np.asarray(chosen, np.int64) if protocol.split is Split.TRAIN else None
+    index = build(support, protocol.index)
+    return index.search(queries[chosen.start : chosen.stop], max(protocol.ks), own)
+
+
+def evaluate(cell: Cell, protocol: Protocol) -> list[Record]:
+    """A record for each k. Raises SearchError or EvaluationError."""
+    began = time.perf_counter()
+    neighbours = find_neighbours(cell, protocol)
+    searched = time.perf_counter() - began
+    return [_count(cell, protocol, k, neighbours.first(k), searched) for k in protocol.ks]
+
+
+def _count(
+    cell: Cell, protocol: Protocol, k: int, neighbours: Neighbours, searched: float
+) -> Record:
+    dataset = cell.dataset
+    support, truth = cell.labels(Split.TRAIN), cell.labels(protocol.split)
+    began = time.perf_counter()
+    classes = len(dataset.classes)
+    scores = count_votes(
+        neighbours, support, dataset.task, classes, protocol.vote, protocol.distance
+    )
+    metrics = measure(truth, scores, dataset.task, dataset.classes, with_auc=protocol.vote.weighted)
+    return Record(
+        kind="knn",
+        created=datetime.now(UTC).isoformat(timespec="microseconds"),
+        dataset=dataset.name,
+        task=str(dataset.task),
+        size=cell.size,
+        variant=cell.header.variant,
+        split=str(protocol.split),
+        protocol=protocol.describe(k),
+        metrics=metrics,
+        counts={"support": len(support), "queries": len(truth), "classes": classes},
+        fingerprint=asdict(cell.header.fingerprint),
+        timings={"search": searched, "vote": time.perf_counter() - began},
+        versions={**library_versions(), "scikit-learn": version("scikit-learn")},
+        embedding_versions=cell.header.versions,
+    )

@@ -1,0 +1,228 @@
+"""The five figures of a split: accuracy, balanced accuracy, Cohen's kappa, precision and AUC."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+from embedder.errors import EvaluationError
+from embedder.types import Labels, Scores, Task
+
+_Counts = NDArray[np.int64]
+
+_THRESHOLD = 0.5
+_MOST_COLUMNS = 256  # a predicted class is stored in a uint8
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The figures of one split, each in [0, 1] but ``kappa``, which is in [-1, 1].
+
+    None stands for a figure that is undefined; ``notes`` says why, a sentence per cause. An
+    ``auc`` that was not asked for is None without a note.
+    """
+
+    accuracy: float
+    balanced_accuracy: float | None
+    kappa: float | None
+    precision: float | None
+    auc: float | None
+    notes: tuple[str, ...]
+
+
+def predict(scores: Scores, task: Task) -> NDArray[np.uint8]:
+    """Turn scores into predictions in the form of the labels.
+
+    Binary: class 1 where its score is above 0.5, whatever that of class 0. Multi-class and
+    ordinal: the highest score, a tie to the lowest class. Multi-label: 1 where a label's score is
+    above 0.5. As ``medmnist.evaluator.getACC`` has it.
+
+    Args:
+        scores: float64 (N, C), with C = 2 for the binary task; multi-label (N, L).
+        task: the kind of labels.
+
+    Returns:
+        uint8 (N, 1); multi-label uint8 (N, L).
+
+    Raises:
+        EvaluationError: no rows, a wrong shape, or a score that is not finite.
+    """
+    _check_scores(scores, task)
+    if task is Task.MULTILABEL:
+        return (scores > _THRESHOLD).astype(np.uint8)
+    if task is Task.BINARY:
+        return (scores[:, 1:] > _THRESHOLD).astype(np.uint8)
+    best: NDArray[np.intp] = scores.argmax(axis=1, keepdims=True)
+    return best.astype(np.uint8)
+
+
+def measure(
+    labels: Labels, scores: Scores, task: Task, classes: Sequence[str] | int, *, with_auc: bool
+) -> Metrics:
+    """Measure how well scores agree with labels.
+
+    - Accuracy as ``medmnist.evaluator.getACC``: the share of rows that ``predict`` gets right.
+    - AUC as ``medmnist.evaluator.getAUC``: of the score of class 1 for the binary task, the
+      unweighted mean of one class against the rest for multi-class and ordinal.
+    - Balanced accuracy: the mean recall over the classes (Brodersen et al., 2010).
+    - Cohen's kappa, unweighted for the ordinal task too (Cohen, 1960).
+    - Precision: its unweighted mean over the classes; a class that is present but never
+      predicted counts 0, as in scikit-learn.
+
+    For the multi-label task each is taken per label, as a binary task with the classes 0 and 1
+    (so precision is the mean over both outcomes), and averaged over the labels. A class absent
+    from the labels leaves balanced accuracy, precision and AUC undefined; kappa is undefined
+    where all labels and all predictions are one class. A figure that is undefined for one label
+    is undefined for all.
+
+    Args:
+        labels: uint8 (N, 1), each below C; multi-label uint8 (N, L), each 0 or 1.
+        scores: float64 (N, C), with C = 2 for the binary task; multi-label (N, L).
+        task: the kind of labels.
+        classes: the names of the C classes (L labels) in order, or how many there are.
+        with_auc: whether to compute the AUC; a majority vote has none.
+
+    Raises:
+        EvaluationError: no rows, shapes that do not fit each other, the task or ``classes``, a
+            label out of range, or a score that is not finite.
+    """
+    predicted = predict(scores, task)
+    _check_labels(labels, scores, task, classes)
+    tables = _confusion(labels, predicted, 2 if task is Task.MULTILABEL else scores.shape[1])
+    kappas = [_kappa(table) for table in tables]
+    complete = bool(tables.sum(axis=2).all())
+    return Metrics(
+        accuracy=_mean(int(table.trace()) / len(labels) for table in tables),
+        balanced_accuracy=_mean(_recall(table) for table in tables) if complete else None,
+        kappa=None if None in kappas else _mean(k for k in kappas if k is not None),
+        precision=_mean(_precision(table) for table in tables) if complete else None,
+        auc=_auc(labels, scores, task) if with_auc and complete else None,
+        notes=(*_absences(tables, task, classes, with_auc), *_constants(tables, task, classes)),
+    )
+
+
+def _check_scores(scores: Scores, task: Task) -> None:
+    if scores.ndim != 2 or scores.dtype.kind != "f":
+        raise EvaluationError(
+            f"scores are {scores.dtype} of shape {scores.shape}; give float64 (rows, classes)"
+        )
+    rows, columns = scores.shape
+    if rows == 0:
+        raise EvaluationError("there are no rows to measure; give a split that is not empty")
+    if task is Task.BINARY and columns != 2:
+        raise EvaluationError(f"scores have {columns} columns; the binary task needs 2")
+    fewest = 1 if task is Task.MULTILABEL else 2
+    if not fewest <= columns <= _MOST_COLUMNS:
+        raise EvaluationError(
+            f"scores have {columns} columns; the {task} task needs {fewest} to {_MOST_COLUMNS}"
+        )
+    wrong = np.argwhere(~np.isfinite(scores))
+    if len(wrong):
+        row, column = wrong[0]
+        raise EvaluationError(
+            f"the score in row {row}, column {column} is {scores[row, column]}"
+            f" ({len(wrong)} such in all); every score must be finite"
+        )
+
+
+def _check_labels(labels: Labels, scores: Scores, task: Task, classes: Sequence[str] | int) -> None:
+    rows, columns = scores.shape
+    count = classes if isinstance(classes, int) else len(classes)
+    if count != columns:
+        raise EvaluationError(f"scores have {columns} columns; expected {count}, one per class")
+    shape = (rows, columns if task is Task.MULTILABEL else 1)
+    if labels.shape != shape or labels.dtype.kind not in "ui":
+        raise EvaluationError(
+            f"labels are {labels.dtype} of shape {labels.shape};"
+            f" the {task} task with these scores needs uint8 {shape}"
+        )
+    highest = 1 if task is Task.MULTILABEL else columns - 1
+    wrong = np.argwhere((labels < 0) | (labels > highest))
+    if len(wrong):
+        row, column = wrong[0]
+        raise EvaluationError(
+            f"the label in row {row}, column {column} is {labels[row, column]};"
+            f" expected 0 to {highest}"
+        )
+
+
+def _confusion(labels: Labels, predicted: NDArray[np.uint8], size: int) -> _Counts:
+    """Count the rows by label column, true class and predicted class: int64 (L, size, size)."""
+    pairs = labels.astype(np.int64) * size + predicted
+    counts = [np.bincount(column, minlength=size * size) for column in pairs.T]
+    return np.stack(counts).reshape(-1, size, size).astype(np.int64)
+
+
+def _recall(table: _Counts) -> float:
+    return float(np.mean(table.diagonal() / table.sum(axis=1)))
+
+
+def _precision(table: _Counts) -> float:
+    # A class that is never predicted has no hits either: 0 / 1 stands for its 0 / 0.
+    return float(np.mean(table.diagonal() / np.maximum(table.sum(axis=0), 1)))
+
+
+def _kappa(table: _Counts) -> float | None:
+    rows = int(table.sum())
+    agreed = rows * int(table.trace())
+    by_chance = int(table.sum(axis=0) @ table.sum(axis=1))
+    if by_chance == rows * rows:
+        return None
+    return (agreed - by_chance) / (rows * rows - by_chance)
+
+
+def _auc(labels: Labels, scores: Scores, task: Task) -> float:
+    if task is Task.MULTILABEL:
+        truths, columns = labels, scores
+    elif task is Task.BINARY:
+        truths, columns = labels, scores[:, 1:]
+    else:
+        truths = (labels == np.arange(scores.shape[1])).astype(np.uint8)
+        columns = scores
+    with np.errstate(over="ignore"):  # scores may lie further apart than the largest float
+        return _mean(
+            float(roc_auc_score(truth, column))
+            for truth, column in zip(truths.T, columns.T, strict=True)
+        )
+
+
+def _mean(figures: Iterable[float]) -> float:
+    # Summed one by one, as medmnist does: the last bit agrees.
+    values = list(figures)
+    return sum(values) / len(values)
+
+
+def _absences(
+    tables: _Counts, task: Task, classes: Sequence[str] | int, with_auc: bool
+) -> list[str]:
+    lost = "balanced accuracy, precision and AUC" if with_auc else "balanced accuracy and precision"
+    notes = []
+    for label, absent in np.argwhere(tables.sum(axis=2) == 0):
+        if task is Task.MULTILABEL:
+            what = f"label {_name(label, classes)} is {1 - absent} in every row"
+        else:
+            what = f"class {_name(absent, classes)} is absent from the labels"
+        notes.append(f"{what}: {lost} are undefined")
+    return notes
+
+
+def _constants(tables: _Counts, task: Task, classes: Sequence[str] | int) -> list[str]:
+    notes = []
+    for label, table in enumerate(tables):
+        if _kappa(table) is not None:
+            continue
+        only = int(table.diagonal().argmax())
+        if task is Task.MULTILABEL:
+            what = f"label {_name(label, classes)} is {only} in every row and every prediction"
+        else:
+            what = f"every label and every prediction is class {_name(only, classes)}"
+        notes.append(f"{what}: Cohen's kappa is undefined")
+    return notes
+
+
+def _name(index: int, classes: Sequence[str] | int) -> str:
+    return str(index) if isinstance(classes, int) else f"{index} ({classes[index]})"

@@ -1,0 +1,186 @@
+"""``casebook neighbours``: one stored case, the vote of its nearest cases, and their picture."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedder import console
+from embedder.errors import CasebookError, EvaluationError, UsageError
+from embedder.types import Labels, Split, Task, case_id
+from evaluate.cli import add_vote, protocol_of, select_cells
+
+if TYPE_CHECKING:
+    from embedder.datasets import Dataset
+    from embedder.store import Cell
+    from evaluate.knn import Protocol
+    from index.search import Neighbours
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return console.run(build_parser(), _handle, argv)
+
+
+def build_parser() -> console.Parser:
+    parser = console.Parser(
+        "casebook neighbours",
+        "Classify one stored case by its nearest training cases, and draw them.",
+    )
+    parser.add_argument("--model", action="append", metavar="NAME", help="a stored backbone")
+    parser.add_argument("--dataset", action="append", metavar="NAME", help="a stored dataset")
+    parser.add_argument("--res", action="append", metavar="PX", help="a stored side length")
+    parser.add_argument("--case", default="test/0", metavar="SPLIT/ROW", help="(default test/0)")
+    parser.add_argument("--k", default="11", metavar="K", help="neighbours that vote (default 11)")
+    add_vote(parser)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="draw them: .png, .svg or .pdf")
+    parser.add_argument("--json", action="store_true", help="the answer as JSON")
+    console.add_folders(parser, data=True)
+    return parser
+
+
+def _handle(options: argparse.Namespace) -> int:
+    from evaluate.knn import find_neighbours
+
+    options.split, row = _parse_case(options.case)
+    ks = console.numbers([options.k], "--k")
+    if len(ks) != 1:
+        raise UsageError("--k takes one number here")
+    if options.out and options.out.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UsageError(f"--out {options.out} must end in .png, .svg or .pdf")
+    protocol = protocol_of(options, ks)
+    cell = _one_cell(options)
+    count = cell.dataset.count(protocol.split)
+    if row >= count:
+        raise UsageError(f"{protocol.split} of {cell.dataset.name} has rows 0 to {count - 1}")
+    found = find_neighbours(cell, protocol, range(row, row + 1))
+    answer = describe(cell, protocol, row, found)
+    print(json.dumps(answer, indent=1) if options.json else _as_text(answer))
+    if options.out:
+        _draw(cell, protocol, row, answer, options)
+    return 0
+
+
+def describe(cell: Cell, protocol: Protocol, row: int, found: Neighbours) -> dict[str, Any]:
+    """The prediction for one query and the cases that it rests on."""
+    from evaluate.metrics import predict
+    from index.vote import count_votes
+
+    dataset, support = cell.dataset, cell.labels(Split.TRAIN)
+    scores = count_votes(
+        found, support, dataset.task, len(dataset.classes), protocol.vote, protocol.distance
+    )
+    predicted = predict(scores, dataset.task)[0]
+    truth = cell.labels(protocol.split)[row]
+    cases = zip(
+        found.ids(dataset.name)[0], found.rows[0], found.similarities[0], strict=True
+    )  # fmt: skip
+    return {
+        "case": case_id(dataset.name, protocol.split, row),
+        "model": cell.header.variant,
+        "res": cell.size,
+        "label": name_of(truth, dataset),
+        "prediction": name_of(predicted, dataset),
+        "scores": dict(zip(dataset.classes, scores[0].tolist(), strict=True)),
+        "neighbours": [
+            {
+                "id": name,
+                "label": name_of(support[number], dataset),
+                "similarity": float(similarity),
+                "agrees": bool(np.array_equal(support[number], predicted)),
+            }
+            for name, number, similarity in cases
+        ],
+    }
+
+
+def name_of(label: Labels, dataset: Dataset) -> str:
+    """The class of a row of labels, or the labels that are present."""
+    if dataset.task is not Task.MULTILABEL:
+        return dataset.classes[int(label[0])]
+    present = [name for name, bit in zip(dataset.classes, label, strict=True) if bit]
+    return ", ".join(present) or "no finding"
+
+
+def _as_text(answer: dict[str, Any]) -> str:
+    from tabulate import tabulate
+
+    rows = [
+        (rank, case["id"], case["label"], f"{case['similarity']:.4f}")
+        for rank, case in enumerate(answer["neighbours"], 1)
+    ]
+    head = ("rank", "case", "label", "similarity")
+    table = tabulate(rows, head, disable_numparse=True, colalign=("right", "left", "left", "right"))
+    share = max(answer["scores"].values())
+    return (
+        f"{answer['case']} by {answer['model']} at {answer['res']} px: "
+        f"{answer['prediction']} (highest score {share:.2f}; the label is {answer['label']})\n\n"
+        f"{table}"
+    )
+
+
+def _draw(
+    cell: Cell, protocol: Protocol, row: int, answer: dict[str, Any], options: argparse.Namespace
+) -> None:
+    from embedder.sources import library_from_environment
+    from evaluate.gallery import Picture, draw
+
+    library = library_from_environment(options.data)
+    name = options.dataset[0] if options.dataset else cell.dataset.name
+    if not library.is_here(name, cell.size):
+        raise CasebookError(
+            f"the images are not at {library.path(name, cell.size)}; give --data, or drop --out"
+        )
+    source = library.open(name, cell.size)
+    if source.checksum != cell.header.fingerprint.dataset_checksum:
+        raise CasebookError(f"{name} is not the file that was embedded; give --data, or drop --out")
+    rows = [int(case["id"].rpartition("/")[2]) for case in answer["neighbours"]]
+    query = Picture(
+        source.pick(protocol.split, [row])[0],
+        f"prediction: {answer['prediction']}",
+        f"{answer['case']}\nlabel: {answer['label']}",
+    )
+    cases = [
+        Picture(pixels, case["label"], f"{case['similarity']:.3f}", case["agrees"])
+        for pixels, case in zip(
+            source.pick(Split.TRAIN, rows), answer["neighbours"], strict=True
+        )
+    ]  # fmt: skip
+    heading = (
+        f"The {len(cases)} nearest training cases of {answer['case']} by {answer['model']} at "
+        f"{answer['res']} px, with {protocol.distance} similarity"
+    )
+    draw(query, cases, heading, options.out)
+    print(f"\nwrote {options.out}")
+
+
+def _one_cell(options: argparse.Namespace) -> Cell:
+    from embedder.store import Store, default_root
+
+    cells, failures = select_cells(Store(options.store or default_root()), options)
+    if failures:
+        raise EvaluationError(failures[0])
+    if len(cells) > 1:
+        names = ", ".join(f"{c.header.variant} {c.dataset.name} {c.size}" for c in cells[:4])
+        raise UsageError(
+            f"{len(cells)} cells match ({names}{' ...' if len(cells) > 4 else ''}); "
+            "give --model, --dataset and --res"
+        )
+    return cells[0]
+
+
+def _parse_case(text: str) -> tuple[str, int]:
+    split, _, row = text.rpartition("/")
+    split = split.rpartition("/")[2]
+    if split not in list(Split) or not row.isdecimal():
+        raise UsageError(f"--case {text!r} is no case; write it as test/0")
+    return split, int(row)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

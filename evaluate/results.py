@@ -1,0 +1,102 @@
+"""Result records: one JSON file per evaluation, ``<store>/results/*.json``, never rewritten.
+
+A record holds all that its figures rest on, and every table is made from records. The fields are
+described in docs/evaluation.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from embedder.errors import EvaluationError
+from embedder.writer import store_errors
+from evaluate.metrics import Metrics
+
+FORMAT = "casebook-result"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """One evaluation of one cell. ``created`` is UTC in ISO 8601; ``timings`` are in seconds."""
+
+    kind: str
+    created: str
+    dataset: str
+    task: str
+    size: int
+    variant: str
+    split: str
+    protocol: dict[str, Any]
+    metrics: Metrics
+    counts: dict[str, int]
+    fingerprint: dict[str, Any]
+    timings: dict[str, float]
+    versions: dict[str, str]
+    embedding_versions: dict[str, str]
+    format: str = field(default=FORMAT)
+    schema: int = field(default=SCHEMA)
+
+    @property
+    def untrained(self) -> bool:
+        return str(self.fingerprint.get("checkpoint", "")).startswith("random:")
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, sort_keys=True, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """Raises EvaluationError where the text is no record of this schema."""
+        try:
+            facts = json.loads(text)
+            if facts["format"] != FORMAT or facts["schema"] != SCHEMA:
+                raise EvaluationError(
+                    f"it is {facts['format']} of schema {facts['schema']}; "
+                    f"this casebook reads {FORMAT} of schema {SCHEMA}"
+                )
+            metrics = facts.pop("metrics")
+            metrics["notes"] = tuple(metrics["notes"])
+            return cls(metrics=Metrics(**metrics), **facts)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise EvaluationError(f"it is no result record ({error})") from error
+
+
+def append(root: Path, records: Iterable[Record]) -> list[Path]:
+    """Write each record to a file of its own below the store ``root``; the files' paths."""
+    folder = root / "results"
+    with store_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        return [_write(folder, record) for record in records]
+
+
+def read(paths: Iterable[Path]) -> list[Record]:
+    """The records in the given files; raises EvaluationError naming one that cannot be read."""
+    records = []
+    for path in paths:
+        try:
+            records.append(Record.from_json(path.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError, EvaluationError) as error:
+            raise EvaluationError(f"{path}: {error}; remove it to go on without it") from error
+    return records
+
+
+def paths(root: Path) -> list[Path]:
+    """Every record file below the store ``root``."""
+    return sorted((root / "results").glob("*.json"))
+
+
+def _write(folder: Path, record: Record) -> Path:
+    text = record.to_json()
+    digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+    name = f"{record.kind}-{record.dataset}-{record.size}-{record.variant}-{record.split}-{digest}"
+    path = folder / f"{name}.json"
+    new = path.with_suffix(".new")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
+    return path

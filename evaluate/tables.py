@@ -1,0 +1,119 @@
+"""Tables of result records, for people and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import fields
+
+from tabulate import tabulate
+
+from evaluate.metrics import Metrics
+from evaluate.results import Record
+
+METRICS = {
+    "accuracy": "accuracy", "balanced_accuracy": "balanced", "kappa": "kappa",
+    "precision": "precision", "auc": "AUC",
+}  # fmt: skip
+"""Fields of Metrics, and how a table heads them."""
+
+
+def summary(records: Sequence[Record], metric: str = "accuracy") -> str:
+    """A table per k: models by resolutions, each figure the mean over datasets, in percent.
+
+    A mean over fewer datasets than the table has says over how many.
+    """
+    parts = []
+    for k in sorted({record.protocol["k"] for record in records}):
+        chosen = [record for record in records if record.protocol["k"] == k]
+        parts.append(f"{_title(chosen, metric)}\n\n{_grid(chosen, metric)}")
+    return "\n\n".join([*parts, *_remarks(records)])
+
+
+def per_dataset(records: Sequence[Record]) -> str:
+    """A line per record with every metric, in percent (kappa too)."""
+    head = ("dataset", "model", "px", "k", "queries", *METRICS.values())
+    rows = [
+        (
+            r.dataset, r.variant, r.size, r.protocol["k"], f"{r.counts['queries']:,}",
+            *(_percent(getattr(r.metrics, name)) for name in METRICS),
+        )
+        for r in sorted(records, key=lambda r: (r.dataset, r.size, r.variant, r.protocol["k"]))
+    ]  # fmt: skip
+    align = ("left", "left", *["right"] * (len(head) - 2))
+    table = tabulate(rows, head, colalign=align, disable_numparse=True)
+    return "\n\n".join([_protocol(records), table, *_remarks(records)])
+
+
+def as_csv(records: Sequence[Record]) -> str:
+    """A line per record; metrics as fractions, an undefined one empty."""
+    sink = io.StringIO()
+    names = [f.name for f in fields(Metrics) if f.name != "notes"]
+    writer = csv.writer(sink, lineterminator="\n")
+    writer.writerow(
+        ["dataset", "task", "model", "res", "split", "k", "distance", "vote", "temperature",
+         "support", "queries", *names, "notes", "checkpoint", "created"]
+    )  # fmt: skip
+    for r in records:
+        how = r.protocol
+        writer.writerow(
+            [r.dataset, r.task, r.variant, r.size, r.split, how["k"], how["distance"],
+             how["vote"], how["temperature"], r.counts["support"], r.counts["queries"],
+             *(getattr(r.metrics, name) for name in names), "; ".join(r.metrics.notes),
+             r.fingerprint["checkpoint"], r.created]
+        )  # fmt: skip
+    return sink.getvalue()
+
+
+def _grid(records: Sequence[Record], metric: str) -> str:
+    sizes = sorted({record.size for record in records})
+    datasets = {record.dataset for record in records}
+    figures: dict[tuple[str, int], dict[str, float | None]] = defaultdict(dict)
+    for record in sorted(records, key=lambda r: r.created):
+        value = getattr(record.metrics, metric)
+        figures[record.variant, record.size][record.dataset] = value
+    rows = [
+        [variant, *(_mean(figures.get((variant, size), {}), len(datasets)) for size in sizes)]
+        for variant in dict.fromkeys(record.variant for record in records)
+    ]
+    head = ["model", *(f"{size} px" for size in sizes)]
+    align = ("left", *["right"] * len(sizes))
+    return tabulate(rows, head, colalign=align, disable_numparse=True)
+
+
+def _mean(figures: dict[str, float | None], count: int) -> str:
+    known = [figure for figure in figures.values() if figure is not None]
+    if not known:
+        return "-"
+    mean = _percent(sum(known) / len(known))
+    return mean if len(known) == count else f"{mean} ({len(known)} of {count})"
+
+
+def _title(records: Sequence[Record], metric: str) -> str:
+    datasets = sorted({record.dataset for record in records})
+    over = datasets[0] if len(datasets) == 1 else f"mean over {len(datasets)} datasets"
+    return f"{METRICS[metric]} (%), k = {records[0].protocol['k']}, {_protocol(records)}; {over}"
+
+
+def _protocol(records: Sequence[Record]) -> str:
+    how, split = records[0].protocol, records[0].split
+    warmth = "" if how["temperature"] is None else f" at temperature {how['temperature']}"
+    left_out = ", leave-one-out" if how["leave_one_out"] else ""
+    return f"{how['distance']}, {how['vote']} vote{warmth}, {split} split{left_out}"
+
+
+def _remarks(records: Sequence[Record]) -> list[str]:
+    untrained = dict.fromkeys(record.variant for record in records if record.untrained)
+    remarks = [f"untrained, random weights: {', '.join(untrained)}"] if untrained else []
+    notes: dict[str, None] = {}
+    for record in records:
+        notes.update((f"{record.dataset}: {note}", None) for note in record.metrics.notes)
+    if notes:
+        remarks.append("\n".join(notes))
+    return remarks
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"

@@ -1,0 +1,1 @@
+"""Search over stored embeddings, and the vote of the neighbours it finds."""

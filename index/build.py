@@ -1,0 +1,44 @@
+"""From a support set to an index of the kind that is asked for and installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from enum import StrEnum
+
+from embedder.errors import SearchError
+from index.reference import ReferenceIndex
+from index.search import SearchIndex, SupportSet
+
+
+class Kind(StrEnum):
+    """Which index answers; all of them exactly and alike."""
+
+    AUTO = "auto"
+    CPU = "faiss"
+    GPU = "faiss-gpu"
+    REFERENCE = "reference"
+
+
+def build(support: SupportSet, kind: Kind = Kind.AUTO) -> SearchIndex:
+    """``auto`` is FAISS on a GPU where there is one, else on the CPU.
+
+    Raises SearchError where FAISS is not installed, or has no GPU to use.
+    """
+    if kind is Kind.REFERENCE:
+        return ReferenceIndex(support)
+    if importlib.util.find_spec("faiss") is None:
+        raise SearchError(
+            'FAISS is not installed; pip install "casebook[cpu]" or "casebook[gpu]", '
+            "or use --index reference"
+        )
+    import faiss
+
+    from index.flat import FlatIndex
+
+    gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
+    if kind is Kind.GPU and not gpus:
+        raise SearchError(
+            'no GPU for FAISS; pip install "casebook[gpu]" on a machine with one, or use '
+            "--index faiss"
+        )
+    return FlatIndex(support, gpu=kind is not Kind.CPU and gpus > 0)

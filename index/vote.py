@@ -1,0 +1,111 @@
+"""From neighbours to a score per class; evaluation and the service vote by the same rules.
+
+For a single-label task the scores of a query sum to 1 and the prediction is the highest, a tie
+going to the lowest class. For a multi-label task each label has the (weighted) share of the
+neighbours that carry it, and is present above one half.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedder.errors import UsageError
+from embedder.types import Distance, Labels, Scores, Task
+from index.search import Neighbours
+
+Weights = NDArray[np.float64]
+
+
+class Vote(Protocol):
+    """A rule by which neighbours decide: how much each of them counts."""
+
+    @property
+    def weighted(self) -> bool:
+        """Whether scores rank queries finely enough for an AUC; a plain majority's do not."""
+        ...
+
+    def weights(self, similarities: NDArray[np.float32], distance: Distance) -> Weights:
+        """float32 (Q, k) to float64 (Q, k), not negative, with a positive sum for each query."""
+        ...
+
+
+@dataclass(frozen=True)
+class MajorityVote:
+    """Every neighbour counts alike: the published protocol."""
+
+    weighted = False
+
+    def weights(self, similarities: NDArray[np.float32], distance: Distance) -> Weights:
+        return np.ones(similarities.shape)
+
+
+@dataclass(frozen=True)
+class DistanceVote:
+    """A neighbour counts by its cosine (none below 0), or by one over its Euclidean distance.
+
+    At distance zero the others do not count, as in scikit-learn's ``weights="distance"``. Where
+    no neighbour counts, all count alike.
+    """
+
+    weighted = True
+
+    def weights(self, similarities: NDArray[np.float32], distance: Distance) -> Weights:
+        exact = similarities.astype(np.float64)
+        if distance is Distance.COSINE:
+            weights = np.maximum(exact, 0)
+        else:
+            same = exact == 0
+            weights = 1 / np.where(same, 1, -exact)
+            weights = np.where(same.any(axis=1, keepdims=True), same, weights).astype(np.float64)
+        weights[weights.sum(axis=1) == 0] = 1
+        return weights
+
+
+@dataclass(frozen=True)
+class SoftmaxVote:
+    """A neighbour counts as exp(similarity / temperature).
+
+    Z. Wu, Y. Xiong, S. Yu, D. Lin, Unsupervised feature learning via non-parametric instance
+    discrimination, CVPR 2018; 0.07 is their temperature, and DINO's.
+    """
+
+    temperature: float = 0.07
+    weighted = True
+
+    def __post_init__(self) -> None:
+        if not (np.isfinite(self.temperature) and self.temperature > 0):
+            raise UsageError(f"--temperature {self.temperature} is no number above 0")
+
+    def weights(self, similarities: NDArray[np.float32], distance: Distance) -> Weights:
+        exact = similarities.astype(np.float64)
+        shifted = exact - exact.max(axis=1, keepdims=True)
+        weights: Weights = np.exp(shifted / self.temperature)
+        return weights
+
+
+def count_votes(
+    neighbours: Neighbours,
+    labels: Labels,
+    task: Task,
+    class_count: int,
+    vote: Vote,
+    distance: Distance,
+) -> Scores:
+    """The scores of each query, float64 (Q, C), or (Q, L) for a multi-label task.
+
+    ``labels`` are the support set's, uint8 (N, 1) or (N, L).
+    """
+    weights = vote.weights(neighbours.similarities, distance)
+    total = weights.sum(axis=1, keepdims=True)
+    voted = labels[neighbours.rows]
+    if task is Task.MULTILABEL:
+        shares: Scores = np.einsum("qk,qkl->ql", weights, voted.astype(np.float64)) / total
+        return shares
+    scores: Scores = np.zeros((len(weights), class_count))
+    for number in range(class_count):
+        scores[:, number] = (weights * (voted[..., 0] == number)).sum(axis=1) / total[:, 0]
+    return scores
