@@ -29,7 +29,7 @@ _AHEAD = 2
 class Encoder:
     """Runs one backbone; remembers across cells the batch size that fitted the memory."""
 
-    def __init__(self, backbone: Backbone, batch_size: int, flush_seconds: float = 10.0) -> None:
+    def __init__(self, backbone: Backbone, batch_size: int, flush_seconds: float = 2.0) -> None:
         self._backbone = backbone
         self._read_size = batch_size
         self._limit = batch_size

@@ -1,8 +1,7 @@
 """Built-in datasets: procedural pictures that look medical, drawn on demand.
 
-Every image is a function of (seed, dataset, split, row) alone. It is drawn as a master, float32
-(C, 224, 224) in [0, 1]; the image of any size is the master's area average, rounded once. Positions
-and lengths are in half-widths of the image: y and x run from -1 to 1, downwards and rightwards.
+An image is a function of (seed, dataset, split, row) alone. Its master is float32 (C, 224, 224) in
+[0, 1], y and x run from -1 to 1; at any size it is the master's area average, rounded once.
 """
 
 from __future__ import annotations
@@ -108,8 +107,7 @@ def _paint(canvas: Plane, mask: Plane, colour: ArrayLike) -> None:
 def _draw_nodule(rng: Generator, label: Labels) -> Plane:
     """A CT patch of lung beside the chest wall; vessels cross it, some of them end on."""
     lean = rng.uniform(0, 2 * pi)
-    inward = _X * cos(lean) + _Y * sin(lean) + rng.uniform(0.7, 1.3) - 0.12 * (_X * _X + _Y * _Y)
-    inward = inward + 0.04 * _field(rng, 3)
+    inward = _X * cos(lean) + _Y * sin(lean) + rng.uniform(0.6, 1.2) + 0.1 * _field(rng, 3)
     y, x, turn = rng.uniform(-1.1, 1.1, (3, rng.integers(3, 6)))
     sigma, bend = rng.uniform(0.02, 0.045, len(y)), rng.normal(0, 0.4, len(y))
     trees = _trees(rng, _stack(y, x, np.arctan2(-y, -x) + turn, 1.4, sigma, bend))
@@ -118,7 +116,7 @@ def _draw_nodule(rng: Generator, label: Labels) -> Plane:
     y, x = rng.normal(0, 0.16, 2).tolist()
     if label[0]:
         size = rng.uniform(0.14, 0.38)
-        depth = _oval(y, x, size, size) + rng.uniform(0.05, 0.25) * _field(rng, 6)
+        depth = _oval(y, x, size, size) + rng.uniform(0.08, 0.25) * _field(rng, 14)
         tissue += _ramp(depth, rng.uniform(0.25, 0.9)) * (rng.uniform(0.4, 0.7) - 0.6 * tissue)
     elif rng.random() < 0.5:
         knot = _stack(y, x, rng.uniform(0, 2 * pi, 3), 0.6, rng.uniform(0.03, 0.07), 0)
@@ -129,8 +127,7 @@ def _draw_nodule(rng: Generator, label: Labels) -> Plane:
     return (image * rng.uniform(0.8, 1.2) + rng.uniform(-0.04, 0.06))[None]
 
 
-# Radius; size, number, spread and arc of the nucleus' lobes; number, size and strength of granules;
-# then RGB of cytoplasm, nucleus and granules.
+# Radius; lobe size, count, spread, arc; granule count, size, strength; RGB of plasm, core, granule.
 _CELLS = np.array([
     [.50, .74, 1, .06, 1.0, 8, .016, .1, .66, .72, .90, .36, .20, .56, .55, .25, .60],
     [.66, .40, 6, .30, 3.2, 25, .014, .2, .72, .71, .83, .45, .30, .60, .60, .40, .65],
@@ -161,8 +158,7 @@ def _draw_cells(rng: Generator, label: Labels) -> Plane:
     look[:8] *= np.exp(rng.normal(0, 0.09, 8))
     radius, lobe, lobes, spread, arc, granules, grain, strength = look[:8].tolist()
     y, x = rng.normal(0, 0.07, 2).tolist()
-    red = _red_cells(rng, radius)
-    canvas = _rgb([0.95, 0.91, 0.88]) * np.exp(red * _rgb([-0.07, -0.26, -0.23]))
+    canvas: Plane = np.exp((_red_cells(rng, radius) + 0.4) * _rgb([-0.07, -0.26, -0.23]))
     body = _ramp(_oval(y, x, radius, radius * rng.uniform(0.8, 1.2)) + 0.05 * _field(rng, 6), 0.09)
     _paint(canvas, body * (0.9 + 0.06 * _field(rng, 32)), look[8:11])
     grains = _scatter(rng, granules, 0.9 * radius, 0.7 * grain, 1.2 * grain)
@@ -179,15 +175,13 @@ def _draw_cells(rng: Generator, label: Labels) -> Plane:
 
 def _draw_grade(rng: Generator, label: Labels) -> Plane:
     """An eye ground; red and yellow lesions grow in number and size with the grade."""
-    load, side = max(0.0, float(label[0]) + rng.normal(0, 0.28)), float(rng.choice((-1, 1)))
+    load, side = max(0.0, float(label[0]) + rng.normal(0, 0.25)), float(rng.choice((-1, 1)))
     disc_y, disc_x = rng.normal(0, 0.04), side * rng.uniform(0.52, 0.62)
     away = np.square(_Y - rng.normal(0, 0.015)) + np.square(_X - rng.normal(0, 0.015))
-    macula = _splat(_stack(0.03, -0.08 * side, 0.17, 0.3))
-    light = 1.05 - rng.uniform(0.3, 0.5) * away - macula + 0.04 * _field(rng, 6)
-    canvas = light * _rgb([0.80, 0.38, 0.17]) * _rgb(np.exp(rng.normal(0, 0.1, 3)))
-    optic = _oval(disc_y, disc_x, 0.17, 0.15)
-    _paint(canvas, _ramp(optic, 0.25) * 0.85, (0.96, 0.76, 0.46))
-    _paint(canvas, _ramp(optic - 0.35, 0.3) * 0.7, (1.0, 0.92, 0.72))
+    light = 1 - 0.4 * away - _splat(_stack(0.03, -0.08 * side, 0.17, 0.3)) + 0.04 * _field(rng, 6)
+    canvas: Plane = light * _rgb([0.80, 0.38, 0.17]) * _rgb(np.exp(rng.normal(0, 0.1, 3)))
+    _paint(canvas, _ramp(_oval(disc_y, disc_x, 0.17, 0.15), 0.25) * 0.85, (0.96, 0.76, 0.46))
+    _paint(canvas, _splat(_stack(disc_y, disc_x, 0.06, 0.7)), (1.0, 0.92, 0.72))
     way, start = np.repeat((-side, side), 3), disc_x + side * rng.normal(0.02, 0.01, 6)
     heading = (1 + side) / 2 * pi + way * (np.tile((1.75, 1.35, 2.2), 2) + rng.normal(0, 0.08, 6))
     length, bend = np.tile((2.0, 1.0, 0.9), 2), -way * np.tile((2.3, 1.2, -0.4), 2)
@@ -231,8 +225,8 @@ def _draw_findings(rng: Generator, label: Labels) -> Plane:
     roots = _trees(rng, _stack(rng.normal(0, 0.08, 10), 0.17 * side, fan, 0.5, 0.024, 0))
     inside = 0.02 * _field(rng, 14) + 0.14 * (1 - np.exp(-_splat(roots)))
     if pneumothorax:
-        rest = -_oval(0.1, sick * 0.3, rng.uniform(0.5, 0.6), 0.31, 2.4)
-        gone = _ramp(rest, 0.06) * (sick * _X > 0)
+        rest = _oval(0.1, 0.3 * sick, rng.uniform(0.5, 0.6), 0.31, 2.4)
+        gone = _ramp(-rest, 0.08) * (sick * _X > 0)
         inside = inside * (1 - gone) + gone * (0.6 - 0.73 * gone)
     phase = (_Y + 0.35 * np.square(np.abs(_X) - 0.8)) * rng.uniform(22, 26) + rng.uniform(0, 6)
     inside += 0.08 * _ramp(np.cos(phase), 1.2)
@@ -256,7 +250,7 @@ def _draw_findings(rng: Generator, label: Labels) -> Plane:
 
 # How to draw each dataset, and how often each class, or each label, is to be seen.
 _RECIPES: dict[str, tuple[Callable[[Generator, Labels], Plane], tuple[float, ...]]] = {
-    "phantom-nodule": (_draw_nodule, (0.56, 0.44)),
+    "phantom-nodule": (_draw_nodule, (0.6, 0.4)),
     "phantom-cells": (_draw_cells, (0.22, 0.14, 0.24, 0.16, 0.12, 0.12)),
     "phantom-grade": (_draw_grade, (0.32, 0.18, 0.2, 0.16, 0.14)),
     "phantom-findings": (_draw_findings, (0.34, 0.38, 0.3, 0.16, 0.22, 0.28)),
@@ -297,7 +291,7 @@ class PhantomSource:
         rng = self._rng(split, row + 1)
         master = _RECIPES[self.dataset.name][0](rng, labels[row])
         grain = rng.standard_normal((_MASTER, _MASTER), np.float32) + 0.6 * _field(rng, 70)
-        master = np.clip(master + rng.uniform(0.006, 0.025) * grain, 0, 1)
+        master = np.clip(master + rng.uniform(0.006, 0.018) * grain, 0, 1)
         image = self._averaging @ master @ self._averaging.T if self.size < _MASTER else master
         return np.rint(255 * image).astype(np.uint8).transpose(1, 2, 0)
 

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
-import h5py
 import numpy as np
 from filelock import FileLock, Timeout
 
@@ -30,13 +29,11 @@ from embedder.errors import (
     StoreFullError,
 )
 from embedder.fingerprint import Fingerprint
+from embedder.image import lay_out
 from embedder.store import Cell, Header, read_cell
 from embedder.types import Labels, Split, Vectors, case_id
 
 log = logging.getLogger("casebook")
-
-ALIGNMENT = 64
-"""Arrays begin at a multiple of this many bytes, so that mapped rows suit vector units."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -159,37 +156,8 @@ class CellWriter:
     def _create(self) -> None:
         """Write the whole structure, with room for every row, before the partial file exists."""
         new = self.path.with_name(f"{self.path.name}.new")
-        try:
-            with h5py.File(
-                new, "w", libver=("v110", "v110"), locking=False,
-                alignment_threshold=1, alignment_interval=ALIGNMENT,
-            ) as file:  # fmt: skip
-                file.attrs.update(self._header.attributes())
-                for split in Split:
-                    self._create_split(file, split)
-            with new.open("rb+") as stream:
-                size = new.stat().st_size
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(stream.fileno(), 0, size)
-                os.fsync(stream.fileno())
-            os.replace(new, self.partial)
-        except OSError:
-            new.unlink(missing_ok=True)
-            raise
-
-    def _create_split(self, file: h5py.File, split: Split) -> None:
-        fingerprint = self._header.fingerprint
-        labels = self._labels[split]
-        group = file.create_group(str(split))
-        layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        layout.set_layout(h5py.h5d.CONTIGUOUS)
-        layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        layout.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        layout.set_obj_track_times(False)
-        kind = h5py.h5t.py_create(np.dtype(fingerprint.storage).newbyteorder("<"), logical=True)
-        space = h5py.h5s.create_simple((len(labels), fingerprint.width))
-        h5py.h5d.create(group.id, b"embeddings", kind, space, layout)
-        group.create_dataset("labels", data=labels)
+        lay_out(self._header, self._labels).save(new)
+        os.replace(new, self.partial)
 
 
 def rows_done(partial: Path) -> int:

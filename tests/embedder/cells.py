@@ -1,0 +1,38 @@
+"""A small cell to write and read: its header, labels and vectors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from embedder.datasets import Dataset
+from embedder.fingerprint import Fingerprint
+from embedder.store import Header
+from embedder.types import Labels, Split, Task, Vectors
+
+COUNTS = (20, 5, 8)
+WIDTH = 6
+
+DATASET = Dataset("tiny", Task.MULTICLASS, 1, COUNTS, ("a", "b", "c"), "CC0")
+
+FINGERPRINT = Fingerprint(
+    "tiny", "npz-crc:sha256:00", 28, "fake", "fake:one", "sha256:11", "rule", "none", WIDTH,
+    "fp32", "float32",
+)  # fmt: skip
+
+
+def header(**changes: object) -> Header:
+    """``changes`` are to the fingerprint."""
+    fingerprint = replace(FINGERPRINT, **changes)  # type: ignore[arg-type]
+    return Header(DATASET, "fake", fingerprint, {"numpy": "2.0"})
+
+
+def labels() -> dict[Split, Labels]:
+    rng = np.random.default_rng(1)
+    return {s: rng.integers(0, 3, (DATASET.count(s), 1), np.uint8) for s in Split}
+
+
+def vectors(split: Split) -> Vectors:
+    rng = np.random.default_rng([2, list(Split).index(split)])
+    return rng.normal(size=(DATASET.count(split), WIDTH)).astype(np.float32)
