@@ -27,12 +27,12 @@ def _describe_timm(name: str, checkpoint: str) -> Checkpoint:
     architecture = checkpoint.partition(".")[0]
     if checkpoint not in known and architecture not in timm.list_models():
         find(known, checkpoint, "timm checkpoint")
-    config = timm.get_pretrained_cfg(checkpoint)
-    if config is None or checkpoint not in known:
+    if checkpoint not in known:
         raise UnknownNameError(
             f"timm has no checkpoint {checkpoint!r}; of {architecture} it has "
             f"{', '.join(timm.list_pretrained(f'{architecture}.*')) or 'none'}"
         )
+    config = timm.get_pretrained_cfg(checkpoint)
     options = {"img_size": CANVAS} if config.fixed_input_size else {}
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")

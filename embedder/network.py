@@ -24,7 +24,7 @@ def choose_device(name: str) -> str:
     return "cuda" if found and name != "cpu" else "cpu"
 
 
-def _choose_exact_arithmetic() -> None:
+def choose_exact_arithmetic() -> None:
     """Full float32 products (no TF32) and the same convolution algorithm at every run."""
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
@@ -38,7 +38,8 @@ class NetworkBackbone:
     def __init__(
         self, module: nn.Module, row: Checkpoint, device: str, precision: Precision
     ) -> None:
-        self._module = module
+        choose_exact_arithmetic()
+        self._module = module.requires_grad_(False).eval().to(device)
         self._row = row
         self._device = torch.device(device)
         self._autocast = precision is Precision.BF16

@@ -104,7 +104,7 @@ def _build_open_clip(
 def _build_biomedclip(
     row: Checkpoint, state: dict[str, Any] | None, *, pretrained: bool
 ) -> nn.Module:
-    from open_clip import download_pretrained_from_hf
+    from open_clip.pretrained import download_pretrained_from_hf
     from open_clip.timm_model import TimmModel
 
     tower: nn.Module = TimmModel(

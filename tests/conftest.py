@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when huggingface_hub is imported
+
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -70,7 +72,6 @@ def first_vote() -> FirstVote:
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test touches the home folder, or is led by the caller's environment."""
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("CASEBOOK_STORE", "CASEBOOK_DATA", "CASEBOOK_MIRROR", "CASEBOOK_DEBUG"):
         monkeypatch.delenv(name, raising=False)
 

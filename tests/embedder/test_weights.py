@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from embedder.backbones import BACKBONES, Checkpoint
+from embedder.errors import BackboneError, UnknownNameError, WeightsError
+from embedder.loading import describe, load
+from embedder.recipe import Recipe, Weights
+from embedder.weights import build, read_weights
+
+SMALL = "timm:test_resnet.r160_in1k"
+
+
+@pytest.fixture(scope="module")
+def row() -> Checkpoint:
+    return describe(SMALL)
+
+
+@pytest.fixture(scope="module")
+def state() -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    return timm.create_model("test_resnet.r160_in1k").state_dict()
+
+
+def test_safetensors_and_torch_files_give_the_same_backbone(
+    row: Checkpoint, state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    save_file(state, tmp_path / "a.safetensors")
+    torch.save(state, tmp_path / "a.pth")
+    torch.save({"state_dict": state}, tmp_path / "nested.pth")
+    files = ("a.safetensors", "a.pth", "nested.pth")
+    loaded = [load(Recipe(row, Weights(tmp_path / name))) for name in files]
+    assert len({found.weights for found in loaded}) == 1
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 28, 28, 1), np.uint8)
+    torch.manual_seed(3)
+    direct = timm.create_model("test_resnet.r160_in1k").eval()
+    for key, tensor in direct.state_dict().items():
+        torch.testing.assert_close(tensor, state[key])
+    first = loaded[0].backbone.embed(pixels)
+    assert first.shape == (2, 96)
+    np.testing.assert_array_equal(first, loaded[1].backbone.embed(pixels))
+
+
+def fail(row: Checkpoint, state: dict[str, Any], path: Path) -> str:
+    torch.save(state, path)
+    with pytest.raises(WeightsError) as caught:
+        load(Recipe(row, Weights(path)))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_a_state_dict_that_does_not_fit_names_the_keys(
+    row: Checkpoint, state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "w.pth"
+    without = {key: value for key, value in state.items() if key != "conv1.0.weight"}
+    assert "conv1.0.weight" in fail(row, without, path)
+    assert "extra.bias" in fail(row, {**state, "extra.bias": torch.ones(1)}, path)
+    wrong = {**state, "fc.weight": torch.ones(3, 3)}
+    message = fail(row, wrong, path)
+    assert "fc.weight" in message
+    assert "nothing was loaded" in message
+
+
+def test_weights_of_another_architecture_are_refused(
+    state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    torch.save(state, tmp_path / "w.pth")
+    for name in ("alexnet", "openclip", "biomedclip", "resnet18"):
+        with pytest.raises(WeightsError, match=f"do not fit {name}"):
+            load(Recipe(BACKBONES[name], Weights(tmp_path / "w.pth")))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_name_the_tensor(
+    row: Checkpoint, state: dict[str, torch.Tensor], tmp_path: Path, value: float
+) -> None:
+    broken = {**state, "fc.bias": torch.full_like(state["fc.bias"], value)}
+    assert "NaN or infinity in fc.bias" in fail(row, broken, tmp_path / "w.pth")
+
+
+class Payload:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_file_that_would_run_code_runs_none(row: Checkpoint, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    torch.save({"conv1.0.weight": Payload(trap)}, tmp_path / "evil.pth")
+    (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Payload(trap)))
+    for name in ("evil.pth", "evil.pkl"):
+        with pytest.raises(WeightsError, match="nothing was loaded"):
+            read_weights(tmp_path / name)
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth", "w.bin"])
+def test_a_file_that_is_no_weights_is_refused(tmp_path: Path, name: str) -> None:
+    for content in (b"", b"hello", b"\x08" + bytes(40)):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(WeightsError, match="nothing was loaded"):
+            read_weights(tmp_path / name)
+
+
+def test_a_truncated_file_is_refused(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    for name, save in (("w.safetensors", save_file), ("w.pth", torch.save)):
+        save(state, tmp_path / name)
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(WeightsError, match="nothing was loaded"):
+            read_weights(tmp_path / name)
+
+
+def test_something_else_than_tensors_is_refused(tmp_path: Path) -> None:
+    for content in ({}, {"a": 1}, [torch.ones(1)], {"state_dict": {}}):
+        torch.save(content, tmp_path / "w.pth")
+        with pytest.raises(WeightsError, match=r"no state dict of tensors|nothing was loaded"):
+            read_weights(tmp_path / "w.pth")
+
+
+def test_weights_that_are_not_there_are_named(row: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="check --weights"):
+        read_weights(tmp_path / "absent.safetensors")
+    with pytest.raises(WeightsError, match="cannot read the weights"):
+        _ = Recipe(row, Weights(tmp_path / "absent.safetensors")).checkpoint
+
+
+@pytest.mark.parametrize("name", ["resnet18", "alexnet", "openclip", "biomedclip"])
+def test_a_download_that_fails_names_the_checkpoint_and_the_way_out(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(proxy, "http://127.0.0.1:9")
+    row = BACKBONES[name]
+    with pytest.raises(WeightsError) as caught:
+        build(Recipe(row))
+    message = str(caught.value)
+    assert f"{row.library}:{row.checkpoint}" in message
+    assert "--weights FILE" in message
+    assert "\n" not in message
+
+
+def test_prefixed_names_are_described_by_their_libraries(row: Checkpoint) -> None:
+    assert (row.name, row.library, row.checkpoint) == (SMALL, "timm", "test_resnet.r160_in1k")
+    assert (row.width, row.input_size) == (96, 160)
+    clip = describe("open_clip:ViT-B-32/laion2b_s34b_b79k")
+    assert (clip.library, clip.width, clip.input_size) == ("open_clip", 512, 224)
+    vgg = describe("timm:vgg16.tv_in1k")
+    assert vgg.width == 4096
+    assert describe("dino") is BACKBONES["dino"]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("timm:resnet18.a1_in2k", "resnet18.a1_in1k"),
+        ("timm:resnet18", "resnet18.a1_in1k"),
+        ("timm:resnit18.a1_in1k", "resnet18.a1_in1k"),
+        ("open_clip:ViT-B-16/opnai", "ViT-B-16/openai"),
+        ("open_clip:ViT-B-16", "ViT-B-16"),
+        ("dyno", "dino"),
+    ],
+)
+def test_an_unknown_checkpoint_suggests_the_nearest(name: str, hint: str) -> None:
+    with pytest.raises(UnknownNameError, match=hint):
+        describe(name)
+
+
+def test_a_checkpoint_that_takes_another_size_is_refused() -> None:
+    with pytest.raises(BackboneError, match="takes 336 px, not 224 px"):
+        describe("open_clip:ViT-L-14-336/openai")
