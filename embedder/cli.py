@@ -132,9 +132,12 @@ def _print_plan(cells: list[PlannedCell], root: Path) -> None:
         head = ("model", "dataset", "px", "images", "on disk", "state")
         align = ("left", "left", "right", "right", "right", "left")
         print(tabulate(rows, head, colalign=align, disable_numparse=True), end="\n\n")
+    complete = sum(c.state is State.COMPLETE for c in cells)
+    others = len(cells) - len(left) - complete
+    refused = f", {others} refused" if others else ""
     place = root if root.exists() else Path(root.absolute().anchor)
     print(
-        f"plan: {len(cells)} cells, {len(cells) - len(left)} of them not to embed; "
+        f"plan: {cells_text(len(left))} to embed, {complete} complete{refused}; "
         f"{sum(c.images for c in left):,} images, {size_text(sum(c.bytes for c in left))} in "
         f"{root} ({size_text(shutil.disk_usage(place).free)} free)",
         flush=True,
@@ -160,7 +163,7 @@ def _run(cells: list[PlannedCell], engine: Engine | None) -> int:
             print(f"failed: {cell.title}: {error}", file=sys.stderr)
     complete = len(cells) - embedded - len(failures)
     print(
-        f"done: {embedded} cells embedded ({images:,} images in "
+        f"done: {cells_text(embedded)} embedded ({images:,} images in "
         f"{time.monotonic() - began:.1f} s), {complete} were complete, {len(failures)} failed"
     )
     if failures:
@@ -184,6 +187,10 @@ def _embed(engine: Engine, cell: PlannedCell) -> int:
             bar.update(count)
             done += count
     return done
+
+
+def cells_text(count: int) -> str:
+    return f"{count} cell" if count == 1 else f"{count} cells"
 
 
 def size_text(count: float) -> str:

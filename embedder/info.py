@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedder import console
 from embedder.backbones import BENCHMARK, CHECKPOINTS
-from embedder.cli import size_text
+from embedder.cli import cells_text, size_text
 from embedder.datasets import DATASETS
 from embedder.errors import CasebookError
 
@@ -88,7 +88,7 @@ def _stored_text(store: Store, stored: list[dict[str, Any]], begun: list[dict[st
     head = ("model", "dataset", "px", "images", "width", "on disk", "state", "checkpoint")
     align = ("left", "left", *["right"] * 4, "left", "left")
     taken = size_text(sum(c["bytes"] for c in (*stored, *begun)))
-    lines = [f"{store.root}: {len(stored)} cells, {len(begun)} incomplete, {taken}"]
+    lines = [f"{store.root}: {cells_text(len(stored))}, {len(begun)} incomplete, {taken}"]
     lines.append(_table(rows, head, align))
     lines += [f"unreadable: {c['error']}" for c in (*stored, *begun) if "error" in c]
     return "\n\n".join(lines)

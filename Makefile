@@ -1,0 +1,46 @@
+# Everything runs in .venv; PYTHON names the interpreter that makes it (3.11 or newer).
+PYTHON ?= python3
+EXTRA ?= cpu
+VENV := .venv
+STAMP := $(VENV)/.installed
+DEMO := demo
+
+.PHONY: help install test lint types check demo clean
+
+help:
+	@echo "make demo    embed a built-in dataset, evaluate it, draw one case's neighbours"
+	@echo "make test    lint, types and all tests"
+	@echo "make lint | types | check    one of these alone"
+	@echo "make clean   remove .venv and $(DEMO)/"
+	@echo "EXTRA=gpu installs FAISS for NVIDIA GPUs instead of the CPU's"
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRA),test]'
+	touch $@
+
+install: $(STAMP)
+
+lint: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+types: $(STAMP)
+	$(VENV)/bin/mypy
+
+check: $(STAMP)
+	$(VENV)/bin/pytest
+
+test: lint types check
+
+demo: $(STAMP)
+	$(VENV)/bin/embed --model hog --dataset phantom-cells --res 28 --store $(DEMO)/store
+	@echo
+	$(VENV)/bin/knn-eval --k 11 --store $(DEMO)/store
+	@echo
+	$(VENV)/bin/casebook neighbours --dataset phantom-cells --model hog --res 28 --case test/3 \
+		--k 11 --store $(DEMO)/store --out $(DEMO)/neighbours.png
+
+clean:
+	rm -rf $(VENV) $(DEMO)
