@@ -28,25 +28,35 @@ def fetch(url: str, path: Path, md5: str) -> None:
     Raises DownloadError, which says where to put the file by hand; ``path.part`` is kept where
     its bytes may still be good.
     """
-    part = path.with_name(f"{path.name}.part")
+    part, lock = path.with_name(f"{path.name}.part"), path.with_name(f"{path.name}.lock")
     with _download_errors(url, path):
+        if path.exists():
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):
-            if path.exists():
-                return
-            _transfer(url, part)
-            found = file_md5(part)
-            if found != md5:
-                part.unlink()
-                raise DownloadError(
-                    f"{url} gave a file of MD5 {found}, expected {md5}; run again, {_hint(path)}"
-                )
-            os.replace(part, path)
+        with FileLock(lock):
+            if not path.exists():
+                _transfer(url, part)
+                _verify(url, part, path, md5)
+                os.replace(part, path)
+            lock.unlink(missing_ok=True)  # whoever still waits for it finds the file there
 
 
 def file_md5(path: Path) -> str:
     with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "md5").hexdigest()
+        return hashlib.file_digest(stream, _md5).hexdigest()
+
+
+def _md5() -> hashlib._Hash:
+    return hashlib.md5(usedforsecurity=False)  # which a system in FIPS mode allows
+
+
+def _verify(url: str, part: Path, path: Path, md5: str) -> None:
+    found = file_md5(part)
+    if found != md5:
+        part.unlink()
+        raise DownloadError(
+            f"{url} gave a file of MD5 {found}, expected {md5}; run again, {_hint(path)}"
+        )
 
 
 def _transfer(url: str, part: Path) -> None:
@@ -93,7 +103,8 @@ def _download_errors(url: str, path: Path) -> Iterator[None]:
         yield
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise DownloadError(f"cannot fetch {url}: {reason}; run again, {_hint(path)}") from error
+        text = "".join(char if char.isprintable() else " " for char in str(reason)).strip()
+        raise DownloadError(f"cannot fetch {url}: {text}; run again, {_hint(path)}") from error
 
 
 def _hint(path: Path) -> str:

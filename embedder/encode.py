@@ -12,7 +12,7 @@ import numpy as np
 
 from embedder.backbones import Backbone
 from embedder.datasets import ImageSource
-from embedder.errors import EncodingError
+from embedder.errors import DatasetError, EncodingError
 from embedder.prefetch import Prefetch
 from embedder.types import Pixels, Split, Vectors
 from embedder.writer import CellWriter
@@ -41,16 +41,26 @@ class Encoder:
         Yields the number of images after each batch. Raises EncodingError where one image alone
         does not fit the memory.
         """
-        with _Behind(writer, self._flush_seconds) as sink:
-            for split in Split:
-                row = writer.done[split]
-                images = source.batches(split, self._read_size, row)
-                with Prefetch(images, _AHEAD) as batches:
-                    for pixels in batches:
-                        sink.put(split, row, self._embed(pixels))
-                        row += len(pixels)
-                        yield len(pixels)
+        for split in Split:
+            try:
+                yield from self._encode_split(source, writer, split)
+            except DatasetError:
+                # A checksum can fail at the end of an array only: none of its rows can be trusted.
+                writer.forget(split)
+                raise
         writer.finish()
+
+    def _encode_split(self, source: ImageSource, writer: CellWriter, split: Split) -> Iterator[int]:
+        row = writer.done[split]
+        images = source.batches(split, self._read_size, row)
+        with (
+            _Behind(writer, self._flush_seconds) as sink,
+            Prefetch(images, _AHEAD) as batches,
+        ):
+            for pixels in batches:
+                sink.put(split, row, self._embed(pixels))
+                row += len(pixels)
+                yield len(pixels)
 
     def _embed(self, pixels: Pixels) -> Vectors:
         parts: list[Vectors] = []

@@ -1,14 +1,16 @@
 """A dataset as a folder of image files: ``train|val|test/<class>/*.png|jpg|...``.
 
-Rows are in the order of class name, then file name. An image is centre-cropped to a square and
-resized with antialiasing; if any image has colour, all are read as RGB, else as grey.
+Rows are in the order of class name, then file name; hidden files and folders are left out. An image
+is centre-cropped to a square and resized with antialiasing; if any image has colour, all are read
+as RGB, else as grey. Of 16 bits the upper eight are kept.
 """
 
 from __future__ import annotations
 
 import hashlib
-import warnings
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from embedder.types import Labels, Pixels, Split, Task
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 _GREY = frozenset({"1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N"})
-_COLOUR = frozenset({"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "LAB", "HSV", "RGBX"})
+_COLOUR = frozenset({"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "HSV", "RGBX"})
 
 
 class FolderSource:
@@ -32,13 +34,16 @@ class FolderSource:
     def __init__(self, root: Path, size: int, task: Task | None = None):
         self.root = root
         self.size = size
-        classes = self._find_classes()
-        self._files = {split: self._list(split, classes) for split in Split}
-        self.checksum, grey = self._read_all()
+        try:
+            classes = self._find_classes()
+            self._files = {split: self._list(split, classes) for split in Split}
+        except OSError as error:
+            raise DatasetError(f"cannot read {error.filename}: {error.strerror}") from error
         if task is Task.MULTILABEL:
             raise UsageError("a folder per class cannot be multi-label; use an .npz file")
         if task is Task.BINARY and len(classes) != 2:
             raise UsageError(f"{root} has {len(classes)} classes; a binary task has 2")
+        self.checksum, grey = self._read_all(classes)
         counts = tuple(len(self._files[split]) for split in Split)
         self.dataset = Dataset(
             root.resolve().name,
@@ -59,7 +64,8 @@ class FolderSource:
 
     def pick(self, split: Split, rows: Sequence[int]) -> Pixels:
         files = self._files[split]
-        return np.stack([self._decode(files[row][0]) for row in rows])
+        images = [self._decode(files[row][0]) for row in rows]
+        return np.array(images, np.uint8).reshape(-1, self.size, self.size, self.dataset.channels)
 
     def _find_classes(self) -> tuple[str, ...]:
         missing = [str(split) for split in Split if not (self.root / split).is_dir()]
@@ -68,7 +74,8 @@ class FolderSource:
                 f"{self.root} has no folder {', '.join(missing)}; "
                 "a dataset folder holds train, val and test, each with a folder per class"
             )
-        names = {p.name for split in Split for p in (self.root / split).iterdir() if p.is_dir()}
+        inside = [path for split in Split for path in (self.root / split).iterdir()]
+        names = {path.name for path in inside if path.is_dir() and not _is_hidden(path)}
         if not 2 <= len(names) <= 256:
             raise DatasetError(f"{self.root} has {len(names)} class folders; expected 2 to 256")
         return tuple(sorted(names))
@@ -77,45 +84,68 @@ class FolderSource:
         files = [
             (path, label)
             for label, name in enumerate(classes)
-            for path in sorted((self.root / split / name).glob("*"))
-            if path.suffix.lower() in SUFFIXES
+            if (self.root / split / name).is_dir()
+            for path in sorted((self.root / split / name).iterdir())
+            if path.suffix.lower() in SUFFIXES and not _is_hidden(path)
         ]
         if not files:
             raise DatasetError(f"{self.root / split} holds no image; put some into every split")
         return files
 
-    def _read_all(self) -> tuple[str, bool]:
-        """The checksum over every file's place, name and bytes, and whether all are grey."""
+    def _read_all(self, classes: tuple[str, ...]) -> tuple[str, bool]:
+        """The checksum over classes and every file's place and bytes; whether all are grey."""
         digest, grey = hashlib.sha256(), True
+        for name in classes:
+            digest.update(os.fsencode(f"{name}\n"))
         for path, _ in (file for split in Split for file in self._files[split]):
-            try:
+            with _naming(path):
                 block = path.read_bytes()
                 with _open(path) as image:
                     mode = image.mode
-            except (OSError, ValueError, Image.DecompressionBombWarning) as error:
-                raise DatasetError(f"cannot read the image {path}: {error}") from error
             if mode not in _GREY | _COLOUR:
-                raise DatasetError(f"{path} has pixels of mode {mode}; convert it to 8 bits")
+                raise DatasetError(
+                    f"the image {path} has pixels of mode {mode}; convert it to 8 bits, grey or RGB"
+                )
             grey = grey and mode in _GREY
             place = path.relative_to(self.root).as_posix()
-            digest.update(f"{place} {hashlib.sha256(block).hexdigest()}\n".encode())
+            digest.update(os.fsencode(f"{place} {hashlib.sha256(block).hexdigest()}\n"))
         return f"folder:sha256:{digest.hexdigest()}", grey
 
     def _decode(self, path: Path) -> Pixels:
         """uint8 (S, S, C)."""
-        try:
+        with _naming(path):
             with _open(path) as image:
                 upright = ImageOps.exif_transpose(image)
-                if upright.mode.startswith("I;16"):
-                    upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-                plain = upright.convert("L" if self.dataset.channels == 1 else "RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombWarning) as error:
-            raise DatasetError(f"cannot decode the image {path}: {error}") from error
-        square = ImageOps.fit(plain, (self.size, self.size), Image.Resampling.BICUBIC)
-        return np.asarray(square, np.uint8).reshape(self.size, self.size, -1)
+            if upright.mode.startswith("I;16"):
+                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
+            if upright.mode in ("P", "PA"):  # straight to RGB, Pillow warns of transparency
+                upright = upright.convert("RGBA")
+            plain = upright.convert("L" if self.dataset.channels == 1 else "RGB")
+        side = min(plain.size)
+        left, top = (plain.width - side) // 2, (plain.height - side) // 2
+        square = plain.crop((left, top, left + side, top + side))
+        resized = square.resize((self.size, self.size), Image.Resampling.BICUBIC)
+        return np.asarray(resized, np.uint8).reshape(self.size, self.size, -1)
+
+
+def _is_hidden(path: Path) -> bool:
+    return path.name.startswith(".")
 
 
 def _open(path: Path) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return Image.open(path)
+    """Raises ValueError where the image is so large that Pillow would warn of it."""
+    image = Image.open(path)
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and image.width * image.height > limit:
+        image.close()
+        raise ValueError(f"{image.width} x {image.height} pixels; make it smaller")
+    return image
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # of a damaged file decoders raise almost anything
+        reason = getattr(error, "strerror", None) or error
+        raise DatasetError(f"cannot read the image {path}: {reason}") from error

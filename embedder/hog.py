@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 from skimage.feature import hog
 
+from embedder.errors import EncodingError
 from embedder.types import Pixels, Vectors
 
 CELLS = 4
@@ -25,6 +26,10 @@ class HogBackbone:
 def _describe(image: Pixels) -> Vectors:
     """uint8 (H, W, C) to float32 (324,)."""
     side = min(image.shape[:2]) // CELLS
+    if side < 2:
+        raise EncodingError(
+            f"images of {image.shape[0]} px are too small for hog; use 8 px or more"
+        )
     colour = image.shape[2] == 3
     square = image[: CELLS * side, : CELLS * side]
     vector: Vectors = hog(

@@ -7,12 +7,15 @@ a batch of rows is inflated at a time, and nothing in the file is ever unpickled
 from __future__ import annotations
 
 import hashlib
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from math import prod
 from pathlib import Path
+from tokenize import TokenError
 from typing import IO
 
 import numpy as np
@@ -22,11 +25,18 @@ from embedder.datasets import Dataset
 from embedder.errors import DatasetError
 from embedder.types import Labels, Pixels, Split, Task
 
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, UnicodeDecodeError, EOFError,
+    RuntimeError,
+)  # fmt: skip
+"""What zipfile raises on bytes that are not as NumPy wrote them; RuntimeError where a member is
+encrypted or packed by an unknown method."""
 
-@dataclass(frozen=True)
-class _Header:
-    shape: tuple[int, ...]
-    dtype: np.dtype[np.generic]
+_NO_HEADER = (ValueError, TypeError, SyntaxError, TokenError, MemoryError)
+"""What NumPy raises on the header of an array that it did not write."""
+
+_PICK = 64
+"""Rows read at a time where single ones are looked for."""
 
 
 class NpzSource:
@@ -51,32 +61,33 @@ class NpzSource:
         return self._labels[split]
 
     def batches(self, split: Split, batch_size: int, start: int = 0) -> Iterator[Pixels]:
-        shape = self._shapes[split]
-        row = int(np.prod(shape[1:]))
+        """As ImageSource has it; the last batch comes only if the CRC of the whole array fits."""
+        total, *image = self._shapes[split]
+        row = prod(image)
         with (
             self._reading(),
             zipfile.ZipFile(self.path) as archive,
-            archive.open(f"{split}_images.npy") as stream,
+            self._array(archive, f"{split}_images") as (stream, _),
         ):
-            _read_header(stream)
-            stream.seek(start * row, 1)
-            for first in range(start, shape[0], batch_size):
-                count = min(batch_size, shape[0] - first)
-                block = _read_exactly(stream, count * row)
+            if _checksum(archive) != self.checksum:
+                raise DatasetError(f"{self.path} changed while it was in use; run again")
+            _skip(stream, start * row)
+            for first in range(start, total, batch_size):
+                count = min(batch_size, total - first)
+                block = bytearray(_read_exactly(stream, count * row))
                 yield np.frombuffer(block, np.uint8).reshape(count, self.size, self.size, -1)
-            stream.read(1)  # at the end of a member zipfile compares its CRC
 
     def pick(self, split: Split, rows: Sequence[int]) -> Pixels:
-        wanted = set(rows)
-        found: dict[int, Pixels] = {}
+        """As ImageSource has it; reads the whole array, so that its CRC is compared."""
+        known = range(self._shapes[split][0])
+        wanted = np.array([known[row] for row in rows], np.int64)
+        picked = np.empty((len(rows), self.size, self.size, self.dataset.channels), np.uint8)
         first = 0
-        for batch in self.batches(split, 1024):
-            here = [row for row in wanted if first <= row < first + len(batch)]
-            found.update((row, batch[row - first].copy()) for row in here)
-            if len(found) == len(wanted):
-                break
+        for batch in self.batches(split, _PICK):
+            here = (wanted >= first) & (wanted < first + len(batch))
+            picked[here] = batch[wanted[here] - first]
             first += len(batch)
-        return np.stack([found[row] for row in rows])
+        return picked
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -84,7 +95,7 @@ class NpzSource:
             yield
         except FileNotFoundError as error:
             raise DatasetError(f"no file {self.path}; check the path of the dataset") from error
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except _DAMAGED as error:
             raise DatasetError(
                 f"{self.path} is truncated or damaged ({error}); delete it and fetch it again"
             ) from error
@@ -92,49 +103,54 @@ class NpzSource:
             raise DatasetError(f"cannot read {self.path}: {error.strerror or error}") from error
 
     def _image_shape(self, archive: zipfile.ZipFile, split: Split) -> tuple[int, ...]:
-        with self._member(archive, f"{split}_images") as stream:
-            header = self._header(stream, f"{split}_images")
-        shape = header.shape
-        square = len(shape) in (3, 4) and shape[1] == shape[2] and shape[3:] in ((), (1,), (3,))
-        if not square or shape[0] == 0:
-            raise DatasetError(
-                f"{self.path}: {split}_images has shape {shape}; expected (N, S, S) or (N, S, S, 3)"
-            )
-        return shape
+        with self._array(archive, f"{split}_images") as (_, shape):
+            square = len(shape) in (3, 4) and shape[1] == shape[2] and shape[3:] in ((), (1,), (3,))
+            if not square or min(shape) < 1:
+                raise DatasetError(
+                    f"{self.path}: {split}_images has shape {shape}; "
+                    "expected (N, S, S) or (N, S, S, 3)"
+                )
+            return shape
 
     def _read_labels(self, archive: zipfile.ZipFile, split: Split) -> Labels:
-        name = f"{split}_labels"
-        with self._member(archive, name) as stream:
-            shape = self._header(stream, name).shape
+        name, rows = f"{split}_labels", self._shapes[split][0]
+        with self._array(archive, name) as (stream, shape):
             shape = (*shape, 1) if len(shape) == 1 else shape
-            if len(shape) != 2 or shape[0] != self._shapes[split][0]:
+            if len(shape) != 2 or shape[0] != rows or shape[1] < 1:
                 raise DatasetError(
-                    f"{self.path}: {name} has shape {shape}; expected "
-                    f"({self._shapes[split][0]}, 1) or ({self._shapes[split][0]}, L), "
+                    f"{self.path}: {name} has shape {shape}; expected ({rows}, 1) or ({rows}, L), "
                     f"a row for each of {split}_images"
                 )
-            block = _read_exactly(stream, int(np.prod(shape)))
-            stream.read(1)
+            block = _read_exactly(stream, prod(shape))
         return np.frombuffer(block, np.uint8).reshape(shape)
 
     @contextmanager
-    def _member(self, archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
+    def _array(
+        self, archive: zipfile.ZipFile, name: str
+    ) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
+        """One uint8 array: its bytes from the first value on, and its shape."""
         if f"{name}.npy" not in archive.namelist():
             raise DatasetError(
                 f"{self.path} has no array {name}; a dataset file holds "
                 "train, val and test images and labels"
             )
-        with archive.open(f"{name}.npy") as stream:
-            yield stream
-
-    def _header(self, stream: IO[bytes], name: str) -> _Header:
-        try:
-            header = _read_header(stream)
-        except ValueError as error:
-            raise DatasetError(f"{self.path}: {name} is no plain NumPy array ({error})") from error
-        if header.dtype != np.uint8:
-            raise DatasetError(f"{self.path}: {name} is {header.dtype}; expected uint8")
-        return header
+        info = archive.getinfo(f"{name}.npy")
+        with archive.open(info) as stream:
+            try:
+                shape, dtype = _read_header(stream)
+            except _NO_HEADER as error:
+                raise DatasetError(
+                    f"{self.path}: {name} is no plain NumPy array ({error})"
+                ) from error
+            if dtype != np.uint8:
+                raise DatasetError(f"{self.path}: {name} is {dtype}; expected uint8")
+            held = info.file_size - stream.tell()
+            if held != prod(shape):
+                raise DatasetError(
+                    f"{self.path}: {name} holds {held:,} bytes, its shape {shape} takes "
+                    f"{prod(shape):,}; delete the file and fetch it again"
+                )
+            yield stream, shape
 
     def _common_form(self) -> tuple[int, int]:
         forms = {(s[1], s[3] if len(s) == 4 else 1) for s in self._shapes.values()}
@@ -191,8 +207,8 @@ class NpzSource:
                 )
 
 
-def _read_header(stream: IO[bytes]) -> _Header:
-    """Raises ValueError where the stream is no ``.npy`` array in C order."""
+def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    """Shape and dtype. Raises ValueError where the stream is no ``.npy`` array in C order."""
     version = npy.read_magic(stream)
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     if version not in readers:
@@ -200,14 +216,21 @@ def _read_header(stream: IO[bytes]) -> _Header:
     shape, fortran, dtype = readers[version](stream)
     if fortran:
         raise ValueError("column-major order; save np.ascontiguousarray(array)")
-    return _Header(shape, dtype)
+    return shape, dtype
 
 
 def _read_exactly(stream: IO[bytes], size: int) -> bytes:
+    """With the last byte of a member zipfile compares its CRC."""
     block = stream.read(size)
     if len(block) != size:
         raise EOFError("an array ends early")
     return block
+
+
+def _skip(stream: IO[bytes], size: int) -> None:
+    """Reads, since after a seek zipfile may no longer compare the CRC."""
+    while size:
+        size -= len(_read_exactly(stream, min(size, 1 << 20)))
 
 
 def _checksum(archive: zipfile.ZipFile) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -18,9 +18,10 @@ class _End:
 
 
 class Prefetch(Generic[T]):
-    """The same items in the same order, up to ``depth`` of them taken ahead of time.
+    """The same items in the same order, ``depth`` of them ready ahead of time and one under way.
 
-    What the iterator raises is raised in its place. Leaving the context stops the thread.
+    What the iterator raises is raised in its place. Leaving the context stops the thread and
+    closes the iterator.
     """
 
     def __init__(self, items: Iterator[T], depth: int) -> None:
@@ -36,6 +37,8 @@ class Prefetch(Generic[T]):
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        if isinstance(self._items, Generator):
+            self._items.close()
 
     def _take(self) -> Iterator[T]:
         while not isinstance(item := self._ready.get(), _End):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,15 +40,13 @@ class Library:
 
         None: 28, or a file's own size. Empty: all. Raises UsageError for one that does not exist.
         """
-        if name.endswith(".npz"):
+        if is_path(name) and not _is_folder(Path(name)):
             own = NpzSource(Path(name), task=self.task).size
             if asked and own not in asked:
                 raise UsageError(f"{name} holds images of {own} px; use --res {own}, or leave it")
             return (own,)
-        if is_path(name):
-            return asked or (SIZES if asked is not None else SIZES[:1])
         wrong = [size for size in asked or () if size not in SIZES]
-        if wrong:
+        if wrong and not is_path(name):
             raise UsageError(f"{name} exists at 28, 64, 128 and 224 px, not {wrong[0]}")
         return asked or (SIZES if asked is not None else SIZES[:1])
 
@@ -59,7 +58,7 @@ class Library:
 
     def is_here(self, name: str, size: int) -> bool:
         """Whether a dataset can be opened without a download."""
-        return name not in _MEDMNIST or self.path(name, size).exists()
+        return name not in _MEDMNIST or _mode(self.path(name, size)) > 0
 
     def open(self, name: str, size: int) -> ImageSource:
         """The images of a dataset at ``size``; a MedMNIST+ file that is not there is fetched.
@@ -67,15 +66,13 @@ class Library:
         Raises DatasetError, DownloadError or UnknownNameError.
         """
         path, row = self.path(name, size), self.known(name)
-        if row is None:
-            if path.is_dir():
-                return FolderSource(path, size, self.task)
-            return NpzSource(path, task=self.task)
-        if name not in _MEDMNIST:
+        if row is None and _is_folder(path):
+            return FolderSource(path, size, self.task)
+        if row is not None and name not in _MEDMNIST:
             return PhantomSource(row, size)
-        if not path.exists():
+        if not self.is_here(name, size):
             self._fetch(name, size, path)
-        source = NpzSource(path, row)
+        source = NpzSource(path, row, self.task)
         if source.size != size:
             raise DatasetError(f"{path} holds images of {source.size} px; expected {size}")
         return source
@@ -96,6 +93,20 @@ class Library:
         if self.mirror:
             url = f"{self.mirror.rstrip('/')}/{path.name}"
         download.fetch(url, path, md5)
+
+
+def _mode(path: Path) -> int:
+    """What lies at ``path``, as stat has it; 0 for nothing."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+    except OSError as error:
+        raise DatasetError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _is_folder(path: Path) -> bool:
+    return stat.S_ISDIR(_mode(path))
 
 
 def _official(name: str, size: int) -> tuple[str, str]:

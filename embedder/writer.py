@@ -121,6 +121,11 @@ class CellWriter:
             os.fsync(self._file)
             _replace(self._progress, json.dumps({str(s): n for s, n in self.done.items()}))
 
+    def forget(self, split: Split) -> None:
+        """Begin ``split`` anew, also for whoever resumes."""
+        self.done[split] = 0
+        self.flush()
+
     def finish(self) -> None:
         """Give the cell its final name; every row must have been appended."""
         missing = [s for s in Split if self.done[s] != self._cell.extents[s].rows]

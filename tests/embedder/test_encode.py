@@ -173,6 +173,24 @@ def test_an_error_while_reading_is_raised_where_it_is_met(
         list(Encoder(FakeBackbone(), 5).encode(Unreadable(source), writer))
 
 
+def test_no_row_of_a_damaged_array_survives_its_repair(make_npz: NpzMaker, tmp_path: Path) -> None:
+    path = make_npz(counts=COUNTS, compressed=False)
+    whole = path.read_bytes()
+    pixel = whole.index(NpzSource(path).pick(Split.TRAIN, [0]).tobytes())
+    path.write_bytes(whole[:pixel] + bytes([whole[pixel] ^ 255]) + whole[pixel + 1 :])
+    source = NpzSource(path)
+    with pytest.raises(DatasetError, match="truncated or damaged"):
+        run(Encoder(FakeBackbone(), 5), source, new_writer(source, tmp_path / "cell.h5"))
+    path.write_bytes(whole)
+    source = NpzSource(path)
+    writer = new_writer(source, tmp_path / "cell.h5")
+    run(Encoder(FakeBackbone(), 5), source, writer)
+    for split in Split:
+        np.testing.assert_array_equal(
+            read_cell(writer.path).embeddings(split), expected(source, split)
+        )
+
+
 def test_too_few_images_do_not_make_a_cell(source: NpzSource, writer: CellWriter) -> None:
     class Short(Unreadable):
         def batches(self, split: Split, batch_size: int, start: int = 0) -> Iterator[Pixels]:

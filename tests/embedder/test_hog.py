@@ -5,6 +5,7 @@ import pytest
 from skimage.feature import hog
 
 from embedder.backbones import BACKBONES
+from embedder.errors import EncodingError
 from embedder.hog import HogBackbone
 from embedder.types import Pixels
 
@@ -39,3 +40,8 @@ def test_each_image_stands_for_itself() -> None:
     pixels = images(28, 1)
     alone = [HogBackbone().embed(pixels[i : i + 1])[0] for i in range(3)]
     np.testing.assert_array_equal(HogBackbone().embed(pixels), alone)
+
+
+def test_an_image_too_small_for_its_cells_is_an_error() -> None:
+    with pytest.raises(EncodingError, match="images of 7 px are too small for hog"):
+        HogBackbone().embed(images(7, 1))
