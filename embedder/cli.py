@@ -174,18 +174,26 @@ def _run(cells: list[PlannedCell], engine: Engine | None) -> int:
 
 
 def _embed(engine: Engine, cell: PlannedCell) -> int:
-    """Embed one cell behind a progress bar; the number of images that were embedded now."""
+    """Embed one cell behind a progress bar, or with a line where nobody watches one.
+
+    The number of images that were embedded now.
+    """
     from tqdm import tqdm
 
-    steps = engine.embed(cell)
-    already = next(steps)
     done = 0
-    with tqdm(
-        desc=cell.title, total=cell.images, initial=already, unit=" images", disable=None
-    ) as bar:
+    with tqdm(desc=cell.title, total=cell.images, unit=" images", disable=None) as bar:
+        unseen = bar.disable
+        steps = engine.embed(cell)
+        bar.initial = next(steps)
+        bar.update(bar.initial)
+        bar.unpause()
+        began = time.monotonic()
         for count in steps:
             bar.update(count)
             done += count
+    if unseen:
+        rate = done / max(time.monotonic() - began, 1e-9)
+        print(f"embedded: {cell.title}: {done:,} images, {rate:,.0f}/s", file=sys.stderr)
     return done
 
 

@@ -13,6 +13,7 @@ from zlib import crc32
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
 from embedder.datasets import SIZES, Dataset
 from embedder.errors import DatasetError
@@ -276,15 +277,14 @@ class PhantomSource:
         return np.searchsorted(np.cumsum(often)[:-1], rng.random((count, 1))).astype(np.uint8)
 
     def batches(self, split: Split, batch_size: int, start: int = 0) -> Iterator[Pixels]:
-        """Uint8 (B, size, size, C) in row order from ``start`` on; the last may be shorter."""
         count = self.dataset.count(split)
         for first in range(start, count, batch_size):
             yield self.pick(split, range(first, min(first + batch_size, count)))
 
     def pick(self, split: Split, rows: Sequence[int]) -> Pixels:
-        """Uint8 (len(rows), size, size, C), in the given order."""
         labels, known = self.labels(split), range(self.dataset.count(split))
-        images = [self._render(split, known[row], labels) for row in rows]
+        with threadpool_limits(1, "blas"):  # threads slow such small products down, three times
+            images = [self._render(split, known[row], labels) for row in rows]
         return np.array(images, np.uint8).reshape(-1, self.size, self.size, self.dataset.channels)
 
     def _render(self, split: Split, row: int, labels: Labels) -> Pixels:
