@@ -83,9 +83,15 @@ class Cell:
         return np.memmap(self.path, extent.dtype, "r", extent.offset, (extent.rows, extent.width))
 
     def labels(self, split: Split) -> Labels:
-        """uint8 (N, 1) or (N, L)."""
+        """uint8 (N, 1) or (N, L). Raises DamagedCellError where one names no class."""
         with _open(self.path) as file:
             labels: Labels = file[f"{split}/labels"][:]
+        multilabel = self.dataset.task is Task.MULTILABEL
+        if labels.max(initial=0) > (1 if multilabel else len(self.dataset.classes) - 1):
+            raise DamagedCellError(
+                f"{self.path}: {split}/labels holds {labels.max()}, which names no class; "
+                "delete it and embed again"
+            )
         return labels
 
 
@@ -200,4 +206,4 @@ def _check_extents(path: Path, header: Header, extents: dict[Split, Extent]) -> 
 
 
 def _order(path: Path) -> tuple[str, int, str]:
-    return path.parts[-3], int(path.parts[-2]), path.name
+    return path.parts[-3], int(path.parts[-2]), path.stem

@@ -84,20 +84,23 @@ def _handle(options: argparse.Namespace) -> int:
     if options.per_dataset and options.metric != "accuracy":
         raise UsageError("--per-dataset shows every metric; drop --metric")
     protocol = protocol_of(options, console.numbers(options.k, "--k") or [11])
+    if options.metric == "auc" and not protocol.vote.weighted:
+        raise UsageError("a majority vote has no AUC; use --vote distance or softmax")
     store = Store(options.store or default_root())
     cells, failures = select_cells(store, options)
+    count = len(cells) + len(failures)
     paths = []
     for cell in _watched(cells):
         try:
             paths += results.append(store.root, _evaluate(cell, protocol))
         except CasebookError as error:
-            failures.append(str(error))
+            failures.append(f"{title(cell)}: {error}")
     for failure in failures:
-        print(f"failed: {failure}", file=sys.stderr)
+        print(f"failed: {' '.join(failure.split())}", file=sys.stderr)
     if paths:
         print(_render(results.read(paths), options))
     if failures:
-        raise EvaluationError(f"{len(failures)} of {len(cells) + len(failures)} cells failed")
+        raise EvaluationError(f"{len(failures)} of {count} cells failed")
     return 0
 
 
@@ -124,34 +127,44 @@ def select_cells(store: Store, options: argparse.Namespace) -> tuple[list[Cell],
     """
     from embedder.store import read_cell
 
-    cells, failures = [], []
     everything = list(store.paths())
     if not everything:
         raise EvaluationError(f"no embeddings in {store.root}; run embed first, or see --store")
-    asked = console.sizes(options.res)
+    sizes = console.sizes(options.res)
     datasets = _dataset_names(options.dataset, {path.parts[-3] for path in everything})
+    models = set(console.words(options.model)) - {"all"}
+    cells: list[Cell] = []
+    failures: list[str] = []
+    known: set[str] = set()
     for path in everything:
-        if datasets and path.parts[-3] not in datasets:
-            continue
-        if asked and int(path.parts[-2]) not in asked:
-            continue
+        dataset, size, _ = path.parts[-3:]
+        wanted = (not datasets or dataset in datasets) and (not sizes or int(size) in sizes)
         try:
-            cells.append(read_cell(path))
+            cell = read_cell(path)
         except CasebookError as error:
-            failures.append(str(error))
-    models = console.words(options.model)
-    known = {c.header.variant for c in cells} | {c.header.fingerprint.backbone for c in cells}
-    if models and models != ["all"] and not failures:
-        for model in models:
+            if wanted and (not models or _may_be(path.stem, models)):
+                failures.append(str(error))
+            continue
+        names = {cell.header.variant, cell.header.fingerprint.backbone}
+        known |= names
+        if wanted and (not models or names & models):
+            cells.append(cell)
+    if not failures:
+        for model in sorted(models):
             find(dict.fromkeys(sorted(known)), model, "stored model")
-    cells = [cell for cell in cells if not models or models == ["all"] or _is_one_of(cell, models)]
     if not cells and not failures:
         raise EvaluationError(f"no stored cell matches; see casebook info --store {store.root}")
     return cells, failures
 
 
-def _is_one_of(cell: Cell, models: list[str]) -> bool:
-    return cell.header.variant in models or cell.header.fingerprint.backbone in models
+def _may_be(variant: str, models: set[str]) -> bool:
+    """Whether a file that cannot be read is named as a variant of one of ``models`` would be."""
+    names = {model.replace(":", "--").replace("/", "--") for model in models}
+    return any(variant == name or variant.startswith(f"{name}-") for name in names)
+
+
+def title(cell: Cell) -> str:
+    return f"{cell.header.variant} {cell.dataset.name} {cell.size} px"
 
 
 def _dataset_names(values: list[str] | None, stored: set[str]) -> set[str]:

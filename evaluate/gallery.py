@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from embedder.errors import CasebookError
 from embedder.types import Pixels
-from embedder.writer import store_errors
 
 AGREE, DISAGREE, INK, FAINT = "#0072b2", "#d55e00", "#1a1a1a", "#6b6b6b"
 """Blue and vermilion of M. Okabe and K. Ito's palette, told apart by the colour-blind."""
 
 _COLUMNS = 6
 
-_TILE, _BIG, _TEXT, _GAP, _EDGE, _HEAD = 1.35, 3.2, 0.42, 0.14, 0.25, 0.62
-"""Inches: a neighbour's side, the query's, the text under a neighbour, and the spaces around."""
+_TILE, _BIG, _TEXT, _GAP, _EDGE, _HEAD, _LINE = 1.35, 3.2, 0.42, 0.14, 0.25, 0.62, 0.19
+"""Inches: a neighbour's side, the query's, the text under a neighbour, the spaces around, and a
+further line of the heading."""
 
 
 Stroke = str | tuple[int, tuple[int, ...]]
@@ -38,24 +40,33 @@ def draw(query: Picture, neighbours: list[Picture], heading: str, path: Path) ->
     """Write the query and its neighbours, nearest first, to ``path`` (.png, .svg or .pdf).
 
     A neighbour whose label is the prediction has a solid blue frame, another a dashed vermilion
-    one. Raises StoreError where the file cannot be written.
+    one. Raises CasebookError where the file cannot be written.
     """
     columns = min(_COLUMNS, len(neighbours))
     lines = -(-len(neighbours) // columns)
     left = 2 * _EDGE + _BIG
     width = left + columns * (_TILE + _GAP) - _GAP + _EDGE
-    height = _HEAD + max(lines * (_TILE + _TEXT) + (lines - 1) * _GAP, _BIG + 2 * _TEXT) + _EDGE
+    title = textwrap.wrap(heading, _room(width - 2 * _EDGE, 11))
+    head = _HEAD + max(0, len(title) - 1) * _LINE
+    height = head + max(lines * (_TILE + _TEXT) + (lines - 1) * _GAP, _BIG + 2 * _TEXT) + _EDGE
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
-    figure.text(_EDGE / width, 1 - _EDGE / height, heading, size=11, color=INK, va="top")
-    _show(figure, (_EDGE, _HEAD), _BIG, query, INK, "solid", 11)
+    figure.text(
+        _EDGE / width, 1 - _EDGE / height, "\n".join(title), size=11, color=INK, va="top",
+        parse_math=False,
+    )  # fmt: skip
+    _show(figure, (_EDGE, head), _BIG, query, INK, "solid", 11)
     for number, neighbour in enumerate(neighbours):
         line, column = divmod(number, columns)
-        corner = (left + column * (_TILE + _GAP), _HEAD + line * (_TILE + _TEXT + _GAP))
+        corner = (left + column * (_TILE + _GAP), head + line * (_TILE + _TEXT + _GAP))
         colour, stroke = (AGREE, "solid") if neighbour.agrees else (DISAGREE, (0, (3, 2)))
         _show(figure, corner, _TILE, neighbour, colour, stroke, 8)
-    with store_errors(path):
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
+    except OSError as error:
+        raise CasebookError(
+            f"cannot write {path}: {error.strerror or error}; check --out"
+        ) from error
 
 
 def _show(
@@ -75,17 +86,24 @@ def _show(
         linewidth=2, clip_on=False,
     )  # fmt: skip
     axes.add_patch(frame)
+    caption = "\n".join(_shorten(line, side, size) for line in picture.caption.split("\n"))
     for text, drop, ink, weight in (
         (_shorten(picture.title, side, size), 0.45, colour, "bold"),
-        (picture.caption, 1.85, FAINT, "normal"),
+        (caption, 1.85, FAINT, "normal"),
     ):
         axes.annotate(
             text, (0.5, 0), (0, -drop * size), xycoords="axes fraction", weight=weight,
             textcoords="offset points", ha="center", va="top", size=size, color=ink,
+            parse_math=False,
         )  # fmt: skip
 
 
 def _shorten(text: str, side: float, size: float) -> str:
-    """Cut to what fits ``side`` inches at ``size`` points; a letter is about 0.62 of its size."""
-    room = int(side * 72 / (0.62 * size))
+    """Cut to what fits ``side`` inches at ``size`` points."""
+    room = _room(side, size)
     return text if len(text) <= room else f"{text[: room - 1]}…"
+
+
+def _room(side: float, size: float) -> int:
+    """How many letters fit; a bold one is about 0.62 of its size."""
+    return int(side * 72 / (0.62 * size))

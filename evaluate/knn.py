@@ -19,8 +19,8 @@ from embedder.store import Cell
 from embedder.types import Distance, Split
 from evaluate.metrics import measure
 from evaluate.results import Record
-from index.build import Kind, build
-from index.search import Neighbours, SupportSet
+from index.build import Kind, build, resolve
+from index.search import Neighbours, SupportSet, check
 from index.vote import MajorityVote, SoftmaxVote, Vote, count_votes
 
 
@@ -35,6 +35,7 @@ class Protocol:
     index: Kind = Kind.AUTO
 
     def describe(self, k: int) -> dict[str, object]:
+        """As it stands in a record; ``index`` is what answers on this machine."""
         return {
             "k": k,
             "distance": str(self.distance),
@@ -43,7 +44,7 @@ class Protocol:
             "support": str(Split.TRAIN),
             "leave_one_out": self.split is Split.TRAIN,
             "tie": "lowest class",
-            "index": str(self.index),
+            "index": str(resolve(self.index)),
         }
 
 
@@ -54,11 +55,13 @@ def find_neighbours(cell: Cell, protocol: Protocol, rows: range | None = None) -
     """
     name = f"{cell.dataset.name}/{Split.TRAIN}"
     support = SupportSet.of(cell.embeddings(Split.TRAIN), protocol.distance, name)
-    queries = cell.embeddings(protocol.split)
-    chosen = rows or range(len(queries))
+    everything = cell.embeddings(protocol.split)
+    chosen = range(len(everything)) if rows is None else rows
+    queries = everything[chosen.start : chosen.stop]
+    check(queries, protocol.distance, f"{cell.dataset.name}/{protocol.split}", chosen.start)
     own = np.asarray(chosen, np.int64) if protocol.split is Split.TRAIN else None
     index = build(support, protocol.index)
-    return index.search(queries[chosen.start : chosen.stop], max(protocol.ks), own)
+    return index.search(queries, max(protocol.ks), own)
 
 
 def evaluate(cell: Cell, protocol: Protocol) -> list[Record]:
@@ -93,6 +96,15 @@ def _count(
         counts={"support": len(support), "queries": len(truth), "classes": classes},
         fingerprint=asdict(cell.header.fingerprint),
         timings={"search": searched, "vote": time.perf_counter() - began},
-        versions={**library_versions(), "scikit-learn": version("scikit-learn")},
+        versions=_versions(protocol.index),
         embedding_versions=cell.header.versions,
     )
+
+
+def _versions(index: Kind) -> dict[str, str]:
+    found = {**library_versions(), **{name: version(name) for name in ("casebook", "scikit-learn")}}
+    if index is not Kind.REFERENCE:
+        import faiss
+
+        found["faiss"] = faiss.__version__
+    return found

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedder import console
+from embedder.datasets import DATASETS, is_path
 from embedder.errors import CasebookError, EvaluationError, UsageError
 from embedder.types import Labels, Split, Task, case_id
-from evaluate.cli import add_vote, protocol_of, select_cells
+from evaluate.cli import add_vote, protocol_of, select_cells, title
 
 if TYPE_CHECKING:
-    from embedder.datasets import Dataset
+    from embedder.datasets import Dataset, ImageSource
     from embedder.store import Cell
     from evaluate.knn import Protocol
     from index.search import Neighbours
@@ -47,7 +48,11 @@ def build_parser() -> console.Parser:
 def _handle(options: argparse.Namespace) -> int:
     from evaluate.knn import find_neighbours
 
-    options.split, row = _parse_case(options.case)
+    dataset, options.split, row = _parse_case(options.case)
+    if dataset:
+        if options.dataset not in (None, [dataset]):
+            raise UsageError(f"--case {options.case} is not of --dataset {options.dataset[0]}")
+        options.dataset = [dataset]
     ks = console.numbers([options.k], "--k")
     if len(ks) != 1:
         raise UsageError("--k takes one number here")
@@ -60,9 +65,9 @@ def _handle(options: argparse.Namespace) -> int:
         raise UsageError(f"{protocol.split} of {cell.dataset.name} has rows 0 to {count - 1}")
     found = find_neighbours(cell, protocol, range(row, row + 1))
     answer = describe(cell, protocol, row, found)
-    print(json.dumps(answer, indent=1) if options.json else _as_text(answer))
     if options.out:
         _draw(cell, protocol, row, answer, options)
+    print(json.dumps(answer, indent=1) if options.json else _as_text(answer, cell.dataset.task))
     return 0
 
 
@@ -107,7 +112,7 @@ def name_of(label: Labels, dataset: Dataset) -> str:
     return ", ".join(present) or "no finding"
 
 
-def _as_text(answer: dict[str, Any]) -> str:
+def _as_text(answer: dict[str, Any], task: Task) -> str:
     from tabulate import tabulate
 
     rows = [
@@ -116,29 +121,27 @@ def _as_text(answer: dict[str, Any]) -> str:
     ]
     head = ("rank", "case", "label", "similarity")
     table = tabulate(rows, head, disable_numparse=True, colalign=("right", "left", "left", "right"))
-    share = max(answer["scores"].values())
     return (
-        f"{answer['case']} by {answer['model']} at {answer['res']} px: "
-        f"{answer['prediction']} (highest score {share:.2f}; the label is {answer['label']})\n\n"
-        f"{table}"
+        f"{answer['case']} by {answer['model']} at {answer['res']} px: {_verdict(answer, task)}; "
+        f"labelled {answer['label']}\n\n{table}"
     )
+
+
+def _verdict(answer: dict[str, Any], task: Task) -> str:
+    """The prediction with its score; of a multi-label task each label that is present with its."""
+    scores = sorted(answer["scores"].items(), key=lambda pair: -pair[1])
+    if task is not Task.MULTILABEL:
+        return f"{answer['prediction']} (score {scores[0][1]:.2f})"
+    present = ", ".join(f"{name} {score:.2f}" for name, score in scores if score > 0.5)
+    return present or f"no finding (highest: {scores[0][0]} {scores[0][1]:.2f})"
 
 
 def _draw(
     cell: Cell, protocol: Protocol, row: int, answer: dict[str, Any], options: argparse.Namespace
 ) -> None:
-    from embedder.sources import library_from_environment
     from evaluate.gallery import Picture, draw
 
-    library = library_from_environment(options.data)
-    name = options.dataset[0] if options.dataset else cell.dataset.name
-    if not library.is_here(name, cell.size):
-        raise CasebookError(
-            f"the images are not at {library.path(name, cell.size)}; give --data, or drop --out"
-        )
-    source = library.open(name, cell.size)
-    if source.checksum != cell.header.fingerprint.dataset_checksum:
-        raise CasebookError(f"{name} is not the file that was embedded; give --data, or drop --out")
+    source = _open_images(cell, options)
     rows = [int(case["id"].rpartition("/")[2]) for case in answer["neighbours"]]
     query = Picture(
         source.pick(protocol.split, [row])[0],
@@ -152,11 +155,30 @@ def _draw(
         )
     ]  # fmt: skip
     heading = (
-        f"The {len(cases)} nearest training cases of {answer['case']} by {answer['model']} at "
-        f"{answer['res']} px, with {protocol.distance} similarity"
+        f"The training cases nearest to {answer['case']} by {answer['model']} at "
+        f"{answer['res']} px ({protocol.distance})"
     )
     draw(query, cases, heading, options.out)
-    print(f"\nwrote {options.out}")
+    print(f"wrote {options.out}", file=sys.stderr)
+
+
+def _open_images(cell: Cell, options: argparse.Namespace) -> ImageSource:
+    """The images that were embedded; raises CasebookError where they are not at hand."""
+    from embedder.sources import library_from_environment
+
+    paths = [word for word in console.words(options.dataset) if is_path(word)]
+    name = paths[0] if paths else cell.dataset.name
+    if name not in DATASETS and not paths:
+        raise CasebookError(f"where the images of {name} lie is not known; give --dataset PATH")
+    library = library_from_environment(options.data, cell.dataset.task)
+    if not library.is_here(name, cell.size):
+        raise CasebookError(
+            f"the images are not at {library.path(name, cell.size)}; give --data, or drop --out"
+        )
+    source = library.open(name, cell.size)
+    if source.checksum != cell.header.fingerprint.dataset_checksum:
+        raise CasebookError(f"{name} is not what was embedded; give --data, or drop --out")
+    return source
 
 
 def _one_cell(options: argparse.Namespace) -> Cell:
@@ -166,7 +188,7 @@ def _one_cell(options: argparse.Namespace) -> Cell:
     if failures:
         raise EvaluationError(failures[0])
     if len(cells) > 1:
-        names = ", ".join(f"{c.header.variant} {c.dataset.name} {c.size}" for c in cells[:4])
+        names = ", ".join(title(cell) for cell in cells[:4])
         raise UsageError(
             f"{len(cells)} cells match ({names}{' ...' if len(cells) > 4 else ''}); "
             "give --model, --dataset and --res"
@@ -174,12 +196,13 @@ def _one_cell(options: argparse.Namespace) -> Cell:
     return cells[0]
 
 
-def _parse_case(text: str) -> tuple[str, int]:
-    split, _, row = text.rpartition("/")
-    split = split.rpartition("/")[2]
+def _parse_case(text: str) -> tuple[str, str, int]:
+    """Dataset (empty where left out), split and row."""
+    head, _, row = text.rpartition("/")
+    dataset, _, split = head.rpartition("/")
     if split not in list(Split) or not row.isdecimal():
         raise UsageError(f"--case {text!r} is no case; write it as test/0")
-    return split, int(row)
+    return dataset, split, int(row)
 
 
 if __name__ == "__main__":

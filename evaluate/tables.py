@@ -76,7 +76,7 @@ def _grid(records: Sequence[Record], metric: str) -> str:
         figures[record.variant, record.size][record.dataset] = value
     rows = [
         [variant, *(_mean(figures.get((variant, size), {}), len(datasets)) for size in sizes)]
-        for variant in dict.fromkeys(record.variant for record in records)
+        for variant in sorted({record.variant for record in records})
     ]
     head = ["model", *(f"{size} px" for size in sizes)]
     align = ("left", *["right"] * len(sizes))

@@ -19,13 +19,13 @@ class Kind(StrEnum):
     REFERENCE = "reference"
 
 
-def build(support: SupportSet, kind: Kind = Kind.AUTO) -> SearchIndex:
-    """``auto`` is FAISS on a GPU where there is one, else on the CPU.
+def resolve(kind: Kind) -> Kind:
+    """What answers here: ``auto`` is FAISS on a GPU where there is one, else on the CPU.
 
     Raises SearchError where FAISS is not installed, or has no GPU to use.
     """
     if kind is Kind.REFERENCE:
-        return ReferenceIndex(support)
+        return kind
     if importlib.util.find_spec("faiss") is None:
         raise SearchError(
             'FAISS is not installed; pip install "casebook[cpu]" or "casebook[gpu]", '
@@ -33,12 +33,20 @@ def build(support: SupportSet, kind: Kind = Kind.AUTO) -> SearchIndex:
         )
     import faiss
 
-    from index.flat import FlatIndex
-
     gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
     if kind is Kind.GPU and not gpus:
         raise SearchError(
             'no GPU for FAISS; pip install "casebook[gpu]" on a machine with one, or use '
             "--index faiss"
         )
-    return FlatIndex(support, gpu=kind is not Kind.CPU and gpus > 0)
+    return Kind.GPU if gpus and kind is not Kind.CPU else Kind.CPU
+
+
+def build(support: SupportSet, kind: Kind = Kind.AUTO) -> SearchIndex:
+    """An index of this kind; raises SearchError as ``resolve`` does."""
+    kind = resolve(kind)
+    if kind is Kind.REFERENCE:
+        return ReferenceIndex(support)
+    from index.flat import FlatIndex
+
+    return FlatIndex(support, gpu=kind is Kind.GPU)

@@ -2,7 +2,7 @@
 
 FAISS works in float32, whose rounding may swap neighbours that are nearly equal. A few candidates
 more than asked are therefore taken and compared again; where the last of them is too close to the
-k-th to be sure that none is missing, the query is searched again with more.
+k-th to be sure that none is missing, the query is compared with every support row instead.
 (J. Johnson, M. Douze, H. Jegou, Billion-scale similarity search with GPUs, 2017.)
 """
 
@@ -14,8 +14,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from embedder.errors import SearchError
 from embedder.types import Distance, Rows, Vectors
+from index.exhaustive import search_all
 from index.search import Neighbours, SupportSet, rank, similarity
 
 _SPARE = 8
@@ -29,35 +29,31 @@ _GPU_LIMIT = 2048
 
 
 class FlatIndex:
-    """FAISS brute force over a support set, on the CPU or on every visible GPU's first."""
+    """FAISS brute force over a support set, on the CPU or on the first visible GPU."""
 
     def __init__(self, support: SupportSet, *, gpu: bool = False) -> None:
         self._support = support
         self._resources: Any = faiss.StandardGpuResources() if gpu else None
-        self._longest = float(
-            np.sqrt(np.max(np.einsum("nd,nd->n", support.points, support.points)))
-        )
+        squares = np.einsum("nd,nd->n", support.points, support.points, dtype=np.float64)
+        self._longest = float(np.sqrt(squares.max()))
 
     def search(self, queries: Vectors, k: int, own: Rows | None = None) -> Neighbours:
         ready = self._support.queries(queries, k, own)
-        take = min(len(self._support.points), k + (own is not None) + _SPARE)
-        return self._search(ready, k, own, take)
-
-    def _search(self, queries: Vectors, k: int, own: Rows | None, take: int) -> Neighbours:
-        """The best ``k`` of each query, from ``take`` candidates or, where unsure, from more."""
-        rows = np.empty((len(queries), k), np.int64)
-        similarities = np.empty((len(queries), k), np.float32)
+        take = k + (own is not None) + _SPARE
+        if take >= len(self._support.points):
+            return search_all(self._support, ready, k, own)
+        rows = np.empty((len(ready), k), np.int64)
+        similarities = np.empty((len(ready), k), np.float32)
         block = max(1, _CANDIDATES // take)
-        for first in range(0, len(queries), block):
+        for first in range(0, len(ready), block):
             part = slice(first, first + block)
             mine = None if own is None else own[part]
-            found, sure = self._candidates(queries[part], k, take, mine)
+            found, sure = self._candidates(ready[part], k, take, mine)
             rows[part], similarities[part] = found.rows, found.similarities
             unsure = first + np.flatnonzero(~sure)
             if len(unsure):
-                more = min(len(self._support.points), take * 4)
                 mine = None if own is None else own[unsure]
-                found = self._search(queries[unsure], k, mine, more)
+                found = search_all(self._support, ready[unsure], k, mine)
                 rows[unsure], similarities[unsure] = found.rows, found.similarities
         return Neighbours(rows, similarities)
 
@@ -67,6 +63,8 @@ class FlatIndex:
         """The best ``k`` of FAISS's first ``take``, and for which queries none can be missing."""
         support = self._support
         rows = self._propose(queries, take)
+        missing = rows < 0  # FAISS cannot order what overflows float32
+        rows[missing] = 0
         exact = np.empty(rows.shape, np.float32)
         for column in range(take):
             exact[:, column] = similarity(
@@ -76,9 +74,8 @@ class FlatIndex:
         if own is not None:
             exact[rows == own[:, None]] = -np.inf
         found = rank(rows, exact, k)
-        if take == len(support.points):
-            return found, np.ones(len(queries), bool)
-        return found, self._margin(queries, found.similarities[:, -1], worst)
+        sure = self._margin(queries, found.similarities[:, -1], worst)
+        return found, sure & ~missing.any(axis=1)
 
     def _margin(
         self, queries: Vectors, kth: NDArray[np.float32], worst: NDArray[np.float32]
@@ -87,21 +84,26 @@ class FlatIndex:
 
         The rounding error of a float32 inner product of D terms grows as sqrt(D) units in the last
         place of the product of the norms (N. Higham, Accuracy and Stability of Numerical
-        Algorithms, 2002, section 2.8); four times that is allowed on either side.
+        Algorithms, 2002, section 2.8); four times that is allowed on either side, and D times
+        the smallest normal number for what underflows.
         """
         width = queries.shape[1]
-        unit = 8 * np.sqrt(width) * np.finfo(np.float32).eps
+        limits = np.finfo(np.float32)
+        unit = 8 * np.sqrt(width) * float(limits.eps)
         if self._support.distance is Distance.COSINE:
             gap, scale = kth - worst, np.ones(len(kth))
         else:
             gap = worst.astype(np.float64) ** 2 - kth.astype(np.float64) ** 2
             norms = np.linalg.norm(queries.astype(np.float64), axis=1)
             scale = (norms + self._longest) ** 2
-        sure: NDArray[np.bool_] = gap > unit * scale
+        sure: NDArray[np.bool_] = gap > unit * scale + width * float(limits.tiny)
         return sure
 
     def _propose(self, queries: Vectors, take: int) -> Rows:
-        """The first ``take`` rows of each query as FAISS orders them, int64 (Q, take)."""
+        """The first ``take`` rows of each query as FAISS orders them, int64 (Q, take).
+
+        -1 stands where FAISS finds no more.
+        """
         cosine = self._support.distance is Distance.COSINE
         metric = faiss.METRIC_INNER_PRODUCT if cosine else faiss.METRIC_L2
         points = self._support.points
@@ -109,7 +111,5 @@ class FlatIndex:
             _, rows = faiss.knn_gpu(self._resources, queries, points, take, metric=metric)
         else:
             _, rows = faiss.knn(queries, points, take, metric=metric)
-        if (rows < 0).any():
-            raise SearchError(f"FAISS found too few neighbours in {self._support.name}")
         proposed: Rows = rows.astype(np.int64)
         return proposed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from embedder.types import Rows, Vectors
-from index.search import Neighbours, SupportSet, rank, similarity
+from index.search import CHUNK, Neighbours, SupportSet, rank, similarity
 
 
 class ReferenceIndex:
@@ -17,15 +17,17 @@ class ReferenceIndex:
     def search(self, queries: Vectors, k: int, own: Rows | None = None) -> Neighbours:
         ready = self._support.queries(queries, k, own)
         points, distance = self._support.points, self._support.distance
-        rows = np.arange(len(points), dtype=np.int64)
-        found = []
+        rows = np.empty((len(ready), k), np.int64)
+        similarities = np.empty((len(ready), k), np.float32)
         for number, query in enumerate(ready):
-            similarities = similarity(query, points, distance)
-            keep = np.ones(len(rows), bool)
+            parts = [
+                similarity(query, points[first : first + CHUNK], distance)
+                for first in range(0, len(points), CHUNK)
+            ]
+            keep = np.ones(len(points), bool)
             if own is not None:
                 keep[own[number]] = False
-            found.append(rank(rows[None, keep], similarities[None, keep], k))
-        return Neighbours(
-            np.concatenate([f.rows for f in found]),
-            np.concatenate([f.similarities for f in found]),
-        )
+            others = np.flatnonzero(keep).astype(np.int64)
+            found = rank(others[None], np.concatenate(parts)[None, keep], k)
+            rows[number], similarities[number] = found.rows, found.similarities
+        return Neighbours(rows, similarities)

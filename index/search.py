@@ -81,30 +81,42 @@ class SupportSet:
 
 
 def ready(vectors: Vectors, distance: Distance, name: str) -> Vectors:
-    """Contiguous float32 rows, of unit length for the cosine.
-
-    Norms are taken in float64, so that no row under- or overflows. Raises ZeroVectorError naming a
-    row of zeros, SearchError naming a row that is not finite.
-    """
+    """Contiguous float32 rows, of unit length for the cosine; raises as ``check`` does."""
     points = np.array(vectors, np.float32, order="C")
-    for first in range(0, len(points), _CHUNK):
-        part = points[first : first + _CHUNK]
-        norms = np.linalg.norm(part.astype(np.float64), axis=1)
-        wrong = np.flatnonzero(~np.isfinite(norms))
-        if len(wrong):
-            raise SearchError(f"{name}/{first + wrong[0]} is not finite; embed it again")
+    for first in range(0, len(points), CHUNK):
+        part = points[first : first + CHUNK]
+        norms = _norms(part, distance, name, first)
         if distance is Distance.COSINE:
-            zero = np.flatnonzero(norms == 0)
-            if len(zero):
-                raise ZeroVectorError(
-                    f"{name}/{first + zero[0]} is a zero vector, which has no cosine; "
-                    "use --distance euclidean, or another backbone"
-                )
             part /= norms[:, None]
     return points
 
 
-_CHUNK = 4096
+def check(vectors: Vectors, distance: Distance, name: str, first: int = 0) -> None:
+    """Raise ZeroVectorError naming a row of zeros, SearchError one that is not finite.
+
+    ``name`` is ``dataset/split``, ``first`` the number of the first row.
+    """
+    for start in range(0, len(vectors), CHUNK):
+        _norms(vectors[start : start + CHUNK], distance, name, first + start)
+
+
+def _norms(part: Vectors, distance: Distance, name: str, first: int) -> NDArray[np.float64]:
+    """Of each row, in float64, so that none under- or overflows."""
+    norms: NDArray[np.float64] = np.linalg.norm(part.astype(np.float64), axis=1)
+    wrong = np.flatnonzero(~np.isfinite(norms))
+    if len(wrong):
+        raise SearchError(f"{name}/{first + wrong[0]} is not finite; embed it again")
+    zero = np.flatnonzero(norms == 0)
+    if distance is Distance.COSINE and len(zero):
+        raise ZeroVectorError(
+            f"{name}/{first + zero[0]} is a zero vector, which has no cosine; "
+            "use --distance euclidean, or another backbone"
+        )
+    return norms
+
+
+CHUNK = 4096
+"""Rows that are taken to float64 at a time."""
 
 
 def similarity(queries: Vectors, points: Vectors, distance: Distance) -> NDArray[np.float32]:
@@ -117,7 +129,7 @@ def similarity(queries: Vectors, points: Vectors, distance: Distance) -> NDArray
     if distance is Distance.COSINE:
         exact = np.sum(a * b, axis=-1)
     else:
-        exact = -np.sqrt(np.sum((a - b) ** 2, axis=-1))
+        exact = 0 - np.sqrt(np.sum((a - b) ** 2, axis=-1))  # 0 -, for no negative zero
     rounded: NDArray[np.float32] = exact.astype(np.float32)
     return rounded
 

@@ -83,7 +83,8 @@ class SoftmaxVote:
     def weights(self, similarities: NDArray[np.float32], distance: Distance) -> Weights:
         exact = similarities.astype(np.float64)
         shifted = exact - exact.max(axis=1, keepdims=True)
-        weights: Weights = np.exp(shifted / self.temperature)
+        with np.errstate(over="ignore"):
+            weights: Weights = np.exp(shifted / self.temperature)
         return weights
 
 
@@ -97,15 +98,21 @@ def count_votes(
 ) -> Scores:
     """The scores of each query, float64 (Q, C), or (Q, L) for a multi-label task.
 
-    ``labels`` are the support set's, uint8 (N, 1) or (N, L).
+    ``labels`` are the support set's, uint8 (N, 1) or (N, L). Weights are added one after another,
+    nearest first, so that equal votes have equal sums and a tie is a tie.
     """
     weights = vote.weights(neighbours.similarities, distance)
-    total = weights.sum(axis=1, keepdims=True)
+    lines, count = np.arange(len(weights)), weights.shape[1]
     voted = labels[neighbours.rows]
     if task is Task.MULTILABEL:
-        shares: Scores = np.einsum("qk,qkl->ql", weights, voted.astype(np.float64)) / total
+        present, absent = np.zeros((2, len(lines), labels.shape[1]))
+        for column in range(count):
+            present += weights[:, column, None] * (voted[:, column] == 1)
+            absent += weights[:, column, None] * (voted[:, column] == 0)
+        shares: Scores = present / (present + absent)
         return shares
-    scores: Scores = np.zeros((len(weights), class_count))
-    for number in range(class_count):
-        scores[:, number] = (weights * (voted[..., 0] == number)).sum(axis=1) / total[:, 0]
+    scores: Scores = np.zeros((len(lines), class_count))
+    for column in range(count):
+        scores[lines, voted[:, column, 0]] += weights[:, column]
+    scores /= scores.sum(axis=1, keepdims=True)
     return scores

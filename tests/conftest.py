@@ -45,9 +45,7 @@ class FirstVote:
 
     weighted = True
 
-    def weights(
-        self, similarities: NDArray[np.float32], distance: Distance
-    ) -> NDArray[np.float64]:
+    def weights(self, similarities: NDArray[np.float32], distance: Distance) -> NDArray[np.float64]:
         weights = np.zeros(similarities.shape)
         weights[:, 0] = 1
         return weights

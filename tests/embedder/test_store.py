@@ -134,6 +134,14 @@ def test_arrays_of_another_form_are_refused(path: Path, name: str, data: object)
         read_cell(path)
 
 
+def test_a_label_that_names_no_class_is_refused(path: Path) -> None:
+    replace(path, "val/labels", np.full((5, 1), 3, np.uint8))
+    cell = read_cell(path)
+    assert cell.labels(Split.TRAIN).max() == 2
+    with pytest.raises(DamagedCellError, match="val/labels holds 3, which names no class"):
+        cell.labels(Split.VAL)
+
+
 def test_a_chunked_array_is_refused(path: Path) -> None:
     replace(path, "train/embeddings", np.ones((20, 6), np.float32), chunks=(5, 6))
     with pytest.raises(DamagedCellError, match="not contiguous"):

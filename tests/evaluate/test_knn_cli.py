@@ -1,0 +1,410 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedder import cli as embed
+from embedder.store import Store
+from embedder.types import Task
+from evaluate import cli, results
+from evaluate.results import Record
+from tests.evaluate.conftest import CellMaker
+
+TRAIN, LABELS = [[1, 0], [0, 1], [-1, 0]], [0, 1, 2]
+TEST, TRUTHS = [[2, 0.1], [0.1, 3], [-1, 0.1], [1, 0.2]], [0, 1, 2, 1]
+
+Capture = pytest.CaptureFixture[str]
+
+
+def knn(store: Store, *arguments: str) -> int:
+    return cli.main([*arguments, "--store", str(store.root)])
+
+
+def failure(capsys: Capture) -> str:
+    """The one line on standard error, with nothing on standard output."""
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    assert "Traceback" not in err
+    return err
+
+
+@pytest.fixture
+def cells(make_cell: CellMaker) -> None:
+    """hog: toy and zoo at 28 px, toy at 64 px; dino: zoo at 28 px, and a bf16 variant of it."""
+    make_cell(TRAIN, LABELS, TEST, TRUTHS)
+    make_cell(TRAIN, LABELS, TEST, [0, 1, 2, 0], size=64)
+    make_cell(TRAIN, LABELS, TEST, [0, 1, 0, 1], name="zoo")
+    make_cell(TRAIN, LABELS, TEST, [1, 2, 0, 1], name="zoo", backbone="dino")
+    make_cell(TRAIN, LABELS, TEST, TRUTHS, name="zoo", backbone="dino", variant="dino-bf16")
+
+
+ABSENT = "class 2 (cat) is absent from the labels: balanced accuracy and precision are undefined"
+
+
+@pytest.mark.usefixtures("cells")
+def test_every_stored_cell(store: Store, capsys: Capture) -> None:
+    assert knn(store, "--k", "1") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert out == (
+        "accuracy (%), k = 1, cosine, majority vote, test split; mean over 2 datasets\n"
+        "\n"
+        "model               28 px            64 px\n"
+        "---------  --------------  ---------------\n"
+        "dino        0.00 (1 of 2)                -\n"
+        "dino-bf16  75.00 (1 of 2)                -\n"
+        "hog                 62.50  100.00 (1 of 2)\n"
+        "\n"
+        f"zoo: {ABSENT}\n"
+    )
+    assert len(results.paths(store.root)) == 5
+
+
+@pytest.mark.usefixtures("cells")
+def test_the_figures_are_those_of_the_records(store: Store, capsys: Capture) -> None:
+    assert knn(store, "--k", "1,3", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    stored = [json.loads(path.read_text()) for path in results.paths(store.root)]
+    assert len(printed) == 10
+
+    def by_digest(facts: dict[str, object]) -> str:
+        return json.dumps(facts, sort_keys=True)
+
+    assert sorted(printed, key=by_digest) == sorted(stored, key=by_digest)
+    again = [Record.from_json(json.dumps(facts)) for facts in printed]
+    assert {record.protocol["k"] for record in again} == {1, 3}
+    searches = {(r.dataset, r.size, r.variant, r.timings["search"]) for r in again}
+    assert len(searches) == 5  # the two k of a cell share one search
+
+
+@pytest.mark.usefixtures("cells")
+def test_csv(store: Store, capsys: Capture) -> None:
+    assert knn(store, "--k", "1", "--csv", "--dataset", "toy") == 0
+    out = capsys.readouterr().out
+    assert out.count("\n") == 3
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [(r["dataset"], r["model"], r["res"], r["accuracy"]) for r in rows] == [
+        ("toy", "hog", "28", "0.75"),
+        ("toy", "hog", "64", "1.0"),
+    ]
+
+
+@pytest.mark.usefixtures("cells")
+def test_two_runs_leave_two_records(store: Store, capsys: Capture) -> None:
+    arguments = ("--k", "1", "--dataset", "toy", "--res", "28")
+    assert knn(store, *arguments) == 0
+    (first,) = results.paths(store.root)
+    before = first.read_bytes()
+    assert knn(store, *arguments) == 0
+    assert len(results.paths(store.root)) == 2
+    assert first.read_bytes() == before
+    one, two = capsys.readouterr().out.split("accuracy")[1:]
+    assert one.strip() == two.strip()
+
+
+@pytest.mark.usefixtures("cells")
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--model", "hog"), {("toy", 28, "hog"), ("toy", 64, "hog"), ("zoo", 28, "hog")}),
+        (("--model", "dino"), {("zoo", 28, "dino"), ("zoo", 28, "dino-bf16")}),
+        (("--model", "dino-bf16"), {("zoo", 28, "dino-bf16")}),
+        (("--model", "hog,dino-bf16", "--res", "64"), {("toy", 64, "hog")}),
+        (("--model", "all", "--dataset", "toy"), {("toy", 28, "hog"), ("toy", 64, "hog")}),
+        (("--dataset", "some/where/zoo.npz", "--model", "hog"), {("zoo", 28, "hog")}),
+        (("--dataset", "toy_64.npz", "--res", "64"), {("toy", 64, "hog")}),
+        (("--res", "64", "--res", "all", "--model", "hog", "--dataset", "zoo"),
+         {("zoo", 28, "hog")}),
+    ],
+)  # fmt: skip
+def test_which_cells_match(
+    store: Store, capsys: Capture, arguments: tuple[str, ...], expected: set[tuple[str, int, str]]
+) -> None:
+    assert knn(store, "--k", "1", "--json", *arguments) == 0
+    records = json.loads(capsys.readouterr().out)
+    assert {(r["dataset"], r["size"], r["variant"]) for r in records} == expected
+    assert len(records) == len(expected)
+
+
+def test_a_family_of_datasets(store: Store, make_cell: CellMaker, capsys: Capture) -> None:
+    make_cell(TRAIN, LABELS, TEST, TRUTHS, name="phantom-cells")
+    make_cell(TRAIN, LABELS, TEST, TRUTHS, name="toy")
+    assert knn(store, "--k", "1", "--json", "--dataset", "phantom") == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    assert record["dataset"] == "phantom-cells"
+
+
+@pytest.mark.usefixtures("cells")
+def test_the_options_reach_the_record(store: Store, capsys: Capture) -> None:
+    assert knn(
+        store, "--model", "hog", "--dataset", "toy", "--res", "28", "--k", "2", "--json",
+        "--distance", "euclidean", "--vote", "softmax", "--temperature", "0.5",
+        "--split", "train", "--index", "reference",
+    ) == 0  # fmt: skip
+    (record,) = json.loads(capsys.readouterr().out)
+    assert record["protocol"] == {
+        "k": 2, "distance": "euclidean", "vote": "softmax", "temperature": 0.5,
+        "support": "train", "leave_one_out": True, "tie": "lowest class", "index": "reference",
+    }  # fmt: skip
+    assert record["split"] == "train"
+    assert record["counts"]["queries"] == 3
+
+
+@pytest.mark.usefixtures("cells")
+def test_per_dataset(store: Store, capsys: Capture) -> None:
+    assert knn(store, "--k", "1", "--per-dataset", "--dataset", "toy", "--vote", "distance") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "cosine, distance vote, test split"
+    head = "dataset model px k queries accuracy balanced kappa precision AUC"
+    # AUC by hand, a tie counting half: ant 2.5 of 3 pairs, bee 3 of 4, cat 3 of 3.
+    first = "toy hog 28 1 4 75.00 83.33 63.64 83.33 86.11"
+    second = "toy hog 64 1 4 100.00 100.00 100.00 100.00 100.00"
+    found = [" ".join(line.split()) for line in lines]
+    assert [found[2], *found[4:]] == [head, first, second]
+
+
+@pytest.mark.usefixtures("cells")
+def test_another_metric(store: Store, capsys: Capture) -> None:
+    assert knn(store, "--k", "1", "--dataset", "toy", "--metric", "kappa") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("kappa (%), k = 1")
+    assert "63.64" in out
+
+
+def test_untrained_models_are_marked(store: Store, make_cell: CellMaker, capsys: Capture) -> None:
+    make_cell(TRAIN, LABELS, TEST, TRUTHS, checkpoint="random:0", variant="hog-random0")
+    assert knn(store, "--k", "1") == 0
+    assert capsys.readouterr().out.endswith("\n\nuntrained, random weights: hog-random0\n")
+
+
+def test_multilabel(store: Store, make_cell: CellMaker, capsys: Capture) -> None:
+    make_cell(
+        [[1, 0], [0, 1], [1, 1]], [[1, 0], [0, 1], [1, 0]], [[1, 2], [2, 1]], [[1, 0], [0, 0]],
+        task=Task.MULTILABEL, classes=("mass", "hernia"),
+    )  # fmt: skip
+    assert knn(store, "--k", "3") == 0
+    out = capsys.readouterr().out
+    assert "75.00" in out
+    assert "toy: label 1 (hernia) is 0 in every row" in out
+
+
+# What goes wrong.
+
+
+@pytest.mark.usefixtures("cells")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--model", "dono"), "unknown stored model 'dono'; did you mean dino"),
+        (("--model", "hgo", "--res", "64"), "unknown stored model 'hgo'; did you mean hog"),
+        (("--dataset", "zooo"), "unknown stored dataset 'zooo'; did you mean zoo?"),
+        (("--dataset", "bloodmnist"), "unknown stored dataset 'bloodmnist'; known: toy, zoo"),
+        (("--k", "0"), "--k '0' is no number from 1 on"),
+        (("--k", "x"), "--k 'x' is no number from 1 on"),
+        (("--k", "1,-2"), "--k '-2' is no number from 1 on"),
+        (("--k", "1.5"), "--k '1.5' is no number from 1 on"),
+        (("--res", "big"), "--res 'big' is no number from 1 on"),
+        (("--temperature", "0.1"), "--temperature belongs to --vote softmax"),
+        (("--vote", "softmax", "--temperature", "0"), "--temperature 0.0 is no number above 0"),
+        (("--vote", "softmax", "--temperature", "nan"), "--temperature nan is no number above 0"),
+        (("--vote", "softmax", "--temperature", "warm"), "see knn-eval --help"),
+        (("--vote", "loud"), "see knn-eval --help"),
+        (("--distance", "manhattan"), "see knn-eval --help"),
+        (("--split", "all"), "see knn-eval --help"),
+        (("--json", "--csv"), "not allowed with"),
+        (("--modle", "hog"), "unrecognized arguments: --modle"),
+        (("--per-dataset", "--metric", "kappa"), "drop --metric"),
+        (("--metric", "auc"), "a majority vote has no AUC; use --vote distance or softmax"),
+    ],
+)  # fmt: skip
+def test_wrong_use(store: Store, capsys: Capture, arguments: tuple[str, ...], message: str) -> None:
+    assert knn(store, *arguments) == 2
+    assert message in failure(capsys)
+    assert results.paths(store.root) == []
+
+
+@pytest.mark.usefixtures("cells")
+@pytest.mark.parametrize(
+    "arguments", [("--res", "224"), ("--model", "dino", "--dataset", "toy"),
+                  ("--dataset", "elsewhere/toys.npz"), ("--dataset", "phantom")]
+)  # fmt: skip
+def test_nothing_matches(store: Store, capsys: Capture, arguments: tuple[str, ...]) -> None:
+    assert knn(store, *arguments) == 1
+    expected = f"error: no stored cell matches; see casebook info --store {store.root}\n"
+    assert failure(capsys) == expected
+
+
+def test_an_empty_store(store: Store, capsys: Capture) -> None:
+    for _ in range(2):
+        assert knn(store) == 1
+        assert failure(capsys) == (
+            f"error: no embeddings in {store.root}; run embed first, or see --store\n"
+        )
+        store.root.mkdir(exist_ok=True)
+
+
+def test_a_store_that_is_a_file(tmp_path: Path, capsys: Capture) -> None:
+    (tmp_path / "file").touch()
+    assert knn(Store(tmp_path / "file")) == 1
+    assert "is no folder; check --store" in failure(capsys)
+
+
+@pytest.mark.usefixtures("cells")
+def test_a_damaged_cell_does_not_stop_the_others(store: Store, capsys: Capture) -> None:
+    path = store.path("toy", 28, "hog")
+    path.write_bytes(path.read_bytes()[:3000])
+    assert knn(store, "--k", "1", "--csv") == 1
+    out, err = capsys.readouterr()
+    assert len(list(csv.DictReader(io.StringIO(out)))) == 4
+    first, second = err.splitlines()
+    assert first.startswith(f"failed: {path}")
+    assert second == "error: 1 of 5 cells failed"
+
+
+@pytest.mark.usefixtures("cells")
+@pytest.mark.parametrize(
+    "arguments", [("--model", "dino"), ("--dataset", "zoo"), ("--res", "64"),
+                  ("--model", "hog", "--dataset", "zoo")]
+)  # fmt: skip
+def test_a_damaged_cell_that_was_not_asked_for(
+    store: Store, capsys: Capture, arguments: tuple[str, ...]
+) -> None:
+    store.path("toy", 28, "hog").write_bytes(b"")
+    assert knn(store, "--k", "1", *arguments) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_only_a_damaged_variant_matches(
+    store: Store, make_cell: CellMaker, capsys: Capture
+) -> None:
+    make_cell(TRAIN, LABELS, TEST, TRUTHS)
+    make_cell(TRAIN, LABELS, TEST, TRUTHS, backbone="timm:net.tag", variant="timm--net.tag-bf16")
+    store.path("toy", 28, "timm--net.tag-bf16").write_bytes(b"")
+    assert knn(store, "--model", "timm:net.tag") == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[1] == "error: 1 of 1 cells failed"
+
+
+def test_a_zero_vector_is_named_with_its_cell(
+    store: Store, make_cell: CellMaker, capsys: Capture
+) -> None:
+    make_cell([[1, 0], [0, 0], [0, 1]], LABELS, TEST, TRUTHS)
+    make_cell(TRAIN, LABELS, TEST, TRUTHS, size=64)
+    assert knn(store, "--k", "1") == 1
+    out, err = capsys.readouterr()
+    assert err.splitlines() == [
+        "failed: hog toy 28 px: toy/train/1 is a zero vector, which has no cosine; use --distance "
+        "euclidean, or another backbone",
+        "error: 1 of 2 cells failed",
+    ]
+    assert "64 px" in out
+    assert knn(store, "--k", "1", "--distance", "euclidean") == 0
+
+
+def test_more_neighbours_than_cases(store: Store, make_cell: CellMaker, capsys: Capture) -> None:
+    make_cell(TRAIN, LABELS, TEST, TRUTHS)
+    assert knn(store, "--k", "1,4") == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "k = 4, but toy/train has 3 cases to offer; use --k 1..3" in err
+    assert results.paths(store.root) == []
+
+
+def test_without_faiss(
+    store: Store, make_cell: CellMaker, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_cell(TRAIN, LABELS, TEST, TRUTHS)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    assert knn(store, "--k", "1") == 1
+    assert 'FAISS is not installed; pip install "casebook[cpu]"' in capsys.readouterr().err
+    assert knn(store, "--k", "1", "--index", "reference") == 0
+    assert "75.00" in capsys.readouterr().out
+
+
+def test_results_that_cannot_be_written(
+    store: Store, make_cell: CellMaker, capsys: Capture
+) -> None:
+    make_cell(TRAIN, LABELS, TEST, TRUTHS)
+    (store.root / "results").write_text("")
+    assert knn(store, "--k", "1") == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert f"cannot write {store.root / 'results'}" in err
+
+
+# As it is used.
+
+
+def test_from_images_to_a_table(
+    store: Store, tmp_path: Path, capsys: Capture, make_npz: Callable[..., Path]
+) -> None:
+    # Upright stripes against lying ones, which gradients tell apart.
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for split, count in (("train", 40), ("val", 4), ("test", 20)):
+        labels = rng.integers(0, 2, (count, 1), np.uint8)
+        stripes = np.where(np.arange(28) % 8 < 4, 60, 180) + rng.integers(0, 40, (count, 28, 28))
+        arrays[f"{split}_images"] = np.where(
+            labels[:, :, None], stripes, stripes.transpose(0, 2, 1)
+        ).astype(np.uint8)
+        arrays[f"{split}_labels"] = labels
+    path = make_npz("stripes.npz", **arrays)
+    assert embed.main(["--dataset", str(path), "--store", str(store.root)]) == 0
+    capsys.readouterr()
+    assert knn(store, "--dataset", str(path), "--vote", "distance", "--json") == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    (record,) = json.loads(out)
+    assert record["counts"] == {"support": 40, "queries": 20, "classes": 2}
+    assert record["fingerprint"]["backbone"] == record["variant"] == "hog"
+    assert record["metrics"]["accuracy"] == record["metrics"]["auc"] == 1
+
+
+@pytest.mark.usefixtures("cells")
+def test_as_a_program(store: Store) -> None:
+    command = [sys.executable, "-m", "evaluate.cli", "--k", "1", "--json", "--model", "dino-bf16"]
+    done = subprocess.run(
+        command, env={"CASEBOOK_STORE": str(store.root)}, capture_output=True, text=True, check=True
+    )
+    (record,) = json.loads(done.stdout)
+    assert record["metrics"]["accuracy"] == 0.75
+    assert done.stderr == ""
+
+
+def test_help_names_every_option(capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("--k", "--model", "--dataset", "--res", "--distance", "--vote", "--temperature",
+                   "--split", "--index", "--per-dataset", "--metric", "--json", "--csv",
+                   "--store"):  # fmt: skip
+        assert option in text
+
+
+def test_cells_do_not_depend_on_each_other(
+    store: Store, make_cell: CellMaker, capsys: Capture
+) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        make_cell(
+            rng.standard_normal((40, 3)), rng.integers(0, 3, 40), rng.standard_normal((20, 3)),
+            rng.integers(0, 3, 20), name=name,
+        )  # fmt: skip
+    assert knn(store, "--json") == 0
+    both = {r["dataset"]: r["metrics"] for r in json.loads(capsys.readouterr().out)}
+    for name in ("a", "b"):
+        assert knn(store, "--json", "--dataset", name) == 0
+        (alone,) = json.loads(capsys.readouterr().out)
+        assert alone["metrics"] == both[name]

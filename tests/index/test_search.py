@@ -1,0 +1,397 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
+
+from embedder.errors import SearchError, ZeroVectorError
+from embedder.types import Distance, Rows, Split, Vectors
+from index.exhaustive import search_all
+from index.flat import FlatIndex
+from index.reference import ReferenceIndex
+from index.search import Neighbours, SearchIndex, SupportSet, check, similarity
+
+Maker = Callable[[SupportSet], SearchIndex]
+
+INDEXES: list[Maker] = [ReferenceIndex, FlatIndex]
+BOTH = list(Distance)
+SHAPES = ("gauss", "grid", "repeats", "offset", "tiny", "huge", "mixed", "constant")
+
+each_index = pytest.mark.parametrize("index", INDEXES)
+each_distance = pytest.mark.parametrize("distance", BOTH)
+
+
+def rows_of(*rows: list[float]) -> Vectors:
+    return np.array(rows, np.float32)
+
+
+def support_of(vectors: Vectors, distance: Distance) -> SupportSet:
+    return SupportSet.of(vectors, distance, "toy/train")
+
+
+def vectors(rng: np.random.Generator, count: int, width: int, shape: str) -> Vectors:
+    """Rows of one kind, none of them zero."""
+    plain = rng.standard_normal((count, width))
+    if shape == "grid":  # few different values: many exact ties
+        plain = rng.integers(1, 3, (count, width)).astype(np.float64)
+    elif shape == "repeats":  # few different rows
+        plain = plain[rng.integers(0, max(1, count // 5), count)]
+    elif shape == "offset":  # cosines all within 1e-6 of each other
+        plain = 1 + 1e-4 * plain
+    elif shape == "tiny":
+        plain = 1e-20 * plain
+    elif shape == "huge":
+        plain = 1e20 * plain
+    elif shape == "mixed":
+        plain = plain * 10.0 ** rng.integers(-20, 20, (count, 1))
+    elif shape == "constant":
+        plain = np.full((count, width), 0.1)
+    return plain.astype(np.float32)
+
+
+def check_equal(found: Neighbours, expected: Neighbours) -> None:
+    assert found.rows.dtype == expected.rows.dtype == np.int64
+    assert found.similarities.dtype == expected.similarities.dtype == np.float32
+    np.testing.assert_array_equal(found.rows, expected.rows)
+    np.testing.assert_array_equal(
+        found.similarities.view(np.uint32), expected.similarities.view(np.uint32)
+    )
+
+
+def check_order(found: Neighbours) -> None:
+    for rows, similarities in zip(found.rows, found.similarities, strict=True):
+        pairs = [(-s, r) for s, r in zip(similarities.tolist(), rows.tolist(), strict=True)]
+        assert pairs == sorted(pairs)
+        assert len(set(rows.tolist())) == len(rows)
+
+
+def brute_force(queries: Vectors, points: Vectors, k: int, distance: Distance) -> Rows:
+    q, p = queries.astype(np.float64), points.astype(np.float64)
+    if distance is Distance.COSINE:
+        q /= np.sqrt((q**2).sum(1, keepdims=True))
+        p /= np.sqrt((p**2).sum(1, keepdims=True))
+        far = -(q @ p.T)
+    else:
+        far = np.sqrt(((q[:, None] - p[None]) ** 2).sum(2))
+    return np.argsort(far, axis=1, kind="stable")[:, :k]
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[Vectors, Vectors, int, Distance, Rows | None]:
+    """Queries, support, k, distance, and the left-out rows where queries are support rows."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    count, width = draw(st.integers(1, 90)), draw(st.sampled_from([1, 2, 3, 8, 33]))
+    support = vectors(rng, count, width, draw(st.sampled_from(SHAPES)))
+    leave_out = count > 1 and draw(st.booleans())
+    limit = count - leave_out
+    k = draw(st.one_of(st.integers(1, min(limit, 12)), st.integers(1, limit), st.just(limit)))
+    distance = draw(st.sampled_from(BOTH))
+    if leave_out or draw(st.booleans()):  # queries that are support rows themselves
+        own = rng.integers(0, count, draw(st.integers(1, 30)))
+        return support[own], support, k, distance, own if leave_out else None
+    shape = draw(st.sampled_from(SHAPES))
+    return vectors(rng, draw(st.integers(1, 30)), width, shape), support, k, distance, None
+
+
+# FAISS gives what the reference gives, to the last bit.
+
+
+@settings(max_examples=500)
+@given(problems())
+def test_faiss_equals_the_reference(
+    problem: tuple[Vectors, Vectors, int, Distance, Rows | None],
+) -> None:
+    queries, vectors_, k, distance, own = problem
+    support = support_of(vectors_, distance)
+    expected = ReferenceIndex(support).search(queries, k, own)
+    check_equal(FlatIndex(support).search(queries, k, own), expected)
+    check_equal(search_all(support, support.queries(queries, k, own), k, own), expected)
+    check_order(expected)
+    if own is not None:
+        assert not (expected.rows == own[:, None]).any()
+
+
+@each_distance
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("leave_out", [False, True])
+def test_faiss_equals_the_reference_on_a_larger_support(
+    shape: str, distance: Distance, leave_out: bool
+) -> None:
+    rng = np.random.default_rng(7)
+    support = support_of(vectors(rng, 5000, 48, shape), distance)
+    own = np.arange(0, 5000, 125) if leave_out else None
+    queries = vectors(rng, 40, 48, shape)
+    if own is not None:
+        queries = support.points[own]
+    expected = ReferenceIndex(support).search(queries, 11, own)
+    check_equal(FlatIndex(support).search(queries, 11, own), expected)
+
+
+@each_distance
+def test_many_ties_across_the_kth_place(distance: Distance) -> None:
+    rng = np.random.default_rng(3)
+    near, far = rows_of([1, 2, 3, 4]), rows_of([4, -3, 2, -1])
+    order = rng.permutation(3000)
+    points = np.where((order < 700)[:, None], near, far).astype(np.float32)
+    expected = np.flatnonzero(order < 700)[:20]
+    for index in INDEXES:
+        found = index(support_of(points, distance)).search(near, 20)
+        np.testing.assert_array_equal(found.rows[0], expected)
+        assert len(set(found.similarities[0].tolist())) == 1
+
+
+@each_distance
+def test_nearly_equal_rows_are_told_apart(distance: Distance) -> None:
+    # By the largest float32 offset: 1000 rows that differ in the last bits of one number only.
+    points = np.full((1000, 16), 1000, np.float32)
+    steps = np.random.default_rng(0).permutation(1000)
+    for row, step in enumerate(steps):
+        points[row, 0] += step * np.spacing(np.float32(1000))
+    query = np.full((1, 16), 1000, np.float32)
+    expected = ReferenceIndex(support_of(points, distance)).search(query, 10)
+    check_equal(FlatIndex(support_of(points, distance)).search(query, 10), expected)
+    if distance is Distance.EUCLIDEAN:
+        np.testing.assert_array_equal(expected.rows[0], np.argsort(steps)[:10])
+
+
+@each_index
+@each_distance
+def test_left_out_rows_with_duplicates(index: Maker, distance: Distance) -> None:
+    points = np.repeat(rows_of([1, 0], [0, 1], [1, 1]), 30, axis=0)
+    own = np.array([0, 29, 30, 45, 89])
+    found = index(support_of(points, distance)).search(points[own], 3, own)
+    assert found.rows.tolist() == [[1, 2, 3], [0, 1, 2], [31, 32, 33], [30, 31, 32], [60, 61, 62]]
+
+
+@each_index
+@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e-20, 1.0, 1e20, 1e30])
+def test_scale_changes_nothing(index: Maker, scale: float) -> None:
+    rng = np.random.default_rng(11)
+    points, queries = vectors(rng, 200, 16, "gauss"), vectors(rng, 60, 16, "gauss")
+    for distance in BOTH:
+        found = index(support_of((points * scale).astype(np.float32), distance)).search(
+            (queries * scale).astype(np.float32), 7
+        )
+        np.testing.assert_array_equal(found.rows, brute_force(queries, points, 7, distance))
+
+
+@each_index
+def test_a_query_far_beyond_the_support(index: Maker) -> None:
+    points = rows_of(*[[float(i), 0.0] for i in range(50)])
+    found = index(support_of(points, Distance.EUCLIDEAN)).search(rows_of([1e30, 0]), 3)
+    assert found.rows.tolist() == [[0, 1, 2]]  # all at the same distance in float32
+    found = index(support_of(points * 1e18, Distance.EUCLIDEAN)).search(rows_of([1e20, 0]), 2)
+    assert found.rows.tolist() == [[49, 48]]
+    # Squared, only the first seven distances are within float32.
+    points = points[::-1] * 1e18
+    found = index(support_of(points, Distance.EUCLIDEAN)).search(rows_of([6e19, 0]), 2)
+    assert found.rows.tolist() == [[0, 1]]
+
+
+# Independent answers.
+
+
+@each_index
+def test_cosine_by_hand(index: Maker) -> None:
+    support = support_of(rows_of([0, 3], [5, 0], [1, 1], [-2, 0], [7, 0]), Distance.COSINE)
+    found = index(support).search(rows_of([2, 0]), 5)
+    assert found.rows.tolist() == [[1, 4, 2, 0, 3]]
+    np.testing.assert_allclose(found.similarities, [[1, 1, 0.5**0.5, 0, -1]], atol=1e-7)
+
+
+@each_index
+def test_euclidean_by_hand(index: Maker) -> None:
+    support = support_of(rows_of([3, 4], [0, 0], [0, 2], [0, -2]), Distance.EUCLIDEAN)
+    found = index(support).search(rows_of([0, 0]), 4)
+    assert found.rows.tolist() == [[1, 2, 3, 0]]
+    assert found.similarities.tolist() == [[0, -2, -2, -5]]
+    assert not np.signbit(found.similarities[0, 0])
+
+
+@each_index
+@each_distance
+@pytest.mark.parametrize("width", [1, 5, 200])
+def test_same_as_brute_force_and_scikit_learn(index: Maker, distance: Distance, width: int) -> None:
+    rng = np.random.default_rng(width)
+    points, queries = vectors(rng, 300, width, "gauss"), vectors(rng, 20, width, "gauss")
+    if width == 1:  # every cosine would be 1 or -1
+        points, queries = (np.c_[x, np.ones(len(x))].astype(np.float32) for x in (points, queries))
+    found = index(support_of(points, distance)).search(queries, 9)
+    np.testing.assert_array_equal(found.rows, brute_force(queries, points, 9, distance))
+    other = NearestNeighbors(n_neighbors=9, metric=str(distance), algorithm="brute").fit(
+        points.astype(np.float64)
+    )
+    far, rows = other.kneighbors(queries.astype(np.float64))
+    np.testing.assert_array_equal(found.rows, rows)
+    expected = 1 - far if distance is Distance.COSINE else -far
+    np.testing.assert_allclose(found.similarities, expected, rtol=1e-6, atol=1e-6)
+
+
+@each_index
+@each_distance
+def test_all_of_the_support(index: Maker, distance: Distance) -> None:
+    rng = np.random.default_rng(5)
+    points = vectors(rng, 40, 6, "gauss")
+    found = index(support_of(points, distance)).search(points[:3], 40)
+    np.testing.assert_array_equal(np.sort(found.rows, axis=1), np.tile(np.arange(40), (3, 1)))
+    np.testing.assert_array_equal(found.rows[:, 0], [0, 1, 2])
+    left = index(support_of(points, distance)).search(points[:3], 39, np.arange(3))
+    np.testing.assert_array_equal(left.rows, found.rows[:, 1:])
+
+
+@each_index
+@each_distance
+def test_float16_is_searched_as_the_same_numbers_in_float32(
+    index: Maker, distance: Distance
+) -> None:
+    rng = np.random.default_rng(8)
+    points = vectors(rng, 100, 12, "gauss").astype(np.float16)
+    found = index(support_of(points, distance)).search(points[:5], 6)
+    wide = points.astype(np.float32)
+    check_equal(found, index(support_of(wide, distance)).search(wide[:5], 6))
+
+
+# A search does not depend on what is searched with it.
+
+
+@each_index
+@each_distance
+@pytest.mark.parametrize("shape", ["gauss", "repeats", "offset"])
+def test_one_query_alone_and_in_a_batch(index: Maker, distance: Distance, shape: str) -> None:
+    rng = np.random.default_rng(13)
+    built = index(support_of(vectors(rng, 400, 31, shape), distance))
+    queries = vectors(rng, 50, 31, shape)
+    together = built.search(queries, 11)
+    for row in range(0, 50, 7):
+        alone = built.search(queries[row : row + 1], 11)
+        check_equal(alone, Neighbours(together.rows[[row]], together.similarities[[row]]))
+
+
+@each_index
+@each_distance
+@pytest.mark.parametrize("shape", ["gauss", "grid", "repeats"])
+def test_several_k_from_one_search(index: Maker, distance: Distance, shape: str) -> None:
+    rng = np.random.default_rng(17)
+    built = index(support_of(vectors(rng, 300, 10, shape), distance))
+    queries = vectors(rng, 20, 10, shape)
+    most = built.search(queries, 25)
+    for k in (1, 3, 11, 25):
+        check_equal(most.first(k), built.search(queries, k))
+
+
+def test_blocks_of_queries_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(19)
+    support = support_of(vectors(rng, 500, 9, "repeats"), Distance.COSINE)
+    queries, own = support.points[:90], np.arange(90)
+    whole = FlatIndex(support).search(queries, 5, own)
+    monkeypatch.setattr("index.flat._CANDIDATES", 100)
+    monkeypatch.setattr("index.exhaustive._PAIRS", 3000)
+    monkeypatch.setattr("index.exhaustive.CHUNK", 7)
+    check_equal(FlatIndex(support).search(queries, 5, own), whole)
+    check_equal(search_all(support, queries, 5, own), whole)
+
+
+@each_distance
+def test_similarity_of_a_pair_is_the_same_in_any_shape(distance: Distance) -> None:
+    rng = np.random.default_rng(23)
+    for width in (1, 2, 7, 8, 9, 127, 128, 129, 1000):
+        points = vectors(rng, 5, width, "gauss")
+        line = similarity(points[0], points, distance)
+        pairs = similarity(np.tile(points[:1], (5, 1)), points, distance)
+        single = [similarity(points[:1], points[[i]], distance)[0] for i in range(5)]
+        assert line.tolist() == pairs.tolist() == single
+
+
+def test_no_queries() -> None:
+    for index in INDEXES:
+        found = index(support_of(rows_of([1, 0], [0, 1]), Distance.COSINE)).search(
+            np.empty((0, 2), np.float32), 1
+        )
+        assert found.rows.shape == found.similarities.shape == (0, 1)
+
+
+def test_neighbours_have_stable_ids() -> None:
+    found = Neighbours(np.array([[4, 0], [2, 7]]), np.zeros((2, 2), np.float32))
+    assert found.ids("toy") == [["toy/train/4", "toy/train/0"], ["toy/train/2", "toy/train/7"]]
+    assert found.first(1).ids("toy", Split.VAL) == [["toy/val/4"], ["toy/val/2"]]
+
+
+# What cannot be searched.
+
+
+@each_index
+@pytest.mark.parametrize("k", [0, -1, 6])
+def test_k_out_of_range(index: Maker, k: int) -> None:
+    built = index(support_of(np.ones((5, 2), np.float32), Distance.COSINE))
+    with pytest.raises(SearchError, match=rf"k = {k}, but toy/train has 5 .* --k 1..5"):
+        built.search(np.ones((1, 2), np.float32), k)
+
+
+@each_index
+def test_k_leaves_the_query_out(index: Maker) -> None:
+    built = index(support_of(np.ones((5, 2), np.float32), Distance.COSINE))
+    with pytest.raises(SearchError, match=r"k = 5, but toy/train has 4 .* --k 1..4"):
+        built.search(np.ones((1, 2), np.float32), 5, np.array([3]))
+
+
+@each_index
+@pytest.mark.parametrize("shape", [(1, 3), (1, 1), (2,)])
+def test_width_mismatch(index: Maker, shape: tuple[int, ...]) -> None:
+    built = index(support_of(np.ones((5, 2), np.float32), Distance.COSINE))
+    with pytest.raises(SearchError, match="toy/train has width 2"):
+        built.search(np.ones(shape, np.float32), 1)
+
+
+@each_distance
+def test_empty_support(distance: Distance) -> None:
+    with pytest.raises(SearchError, match="toy/train is empty"):
+        support_of(np.empty((0, 4), np.float32), distance)
+
+
+@each_distance
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("row", [0, 4097])
+def test_not_finite(distance: Distance, value: float, row: int) -> None:
+    points = np.ones((5000, 2), np.float32)
+    points[row, 1] = value
+    with pytest.raises(SearchError, match=f"toy/train/{row} is not finite"):
+        support_of(points, distance)
+
+
+@pytest.mark.parametrize("row", [0, 4097])
+def test_a_zero_vector_has_no_cosine(row: int) -> None:
+    points = np.ones((5000, 2), np.float32)
+    points[row] = 0
+    with pytest.raises(ZeroVectorError, match=f"toy/train/{row} is a zero vector"):
+        support_of(points, Distance.COSINE)
+    with pytest.raises(ZeroVectorError, match=f"toy/test/{row + 100} is a zero vector"):
+        check(points, Distance.COSINE, "toy/test", 100)
+    check(points, Distance.EUCLIDEAN, "toy/test")
+    found = FlatIndex(support_of(points, Distance.EUCLIDEAN)).search(points[[row]], 1)
+    assert found.rows.tolist() == [[row]]
+
+
+@each_index
+def test_a_zero_query_has_no_cosine(index: Maker) -> None:
+    built = index(support_of(np.ones((3, 2), np.float32), Distance.COSINE))
+    with pytest.raises(ZeroVectorError, match="queries/1 is a zero vector"):
+        built.search(rows_of([1, 1], [0, 0]), 1)
+
+
+def test_the_smallest_number_is_no_zero() -> None:
+    smallest = np.array([[np.finfo(np.float32).smallest_subnormal, 0]], np.float32)
+    points: NDArray[np.float32] = support_of(smallest, Distance.COSINE).points
+    assert points.tolist() == [[1, 0]]
+
+
+def test_searching_changes_nothing_that_was_given() -> None:
+    points = vectors(np.random.default_rng(0), 20, 3, "gauss")
+    before = points.copy()
+    points.flags.writeable = False
+    FlatIndex(support_of(points, Distance.COSINE)).search(points, 2)
+    np.testing.assert_array_equal(points, before)
