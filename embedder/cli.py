@@ -119,8 +119,6 @@ def _batch_size(text: str) -> int | None:
 
 
 def _print_plan(cells: list[PlannedCell], root: Path) -> None:
-    from tabulate import tabulate
-
     from embedder.plan import State
 
     left = [cell for cell in cells if cell.state in (State.NEW, State.PARTIAL)]
@@ -130,8 +128,7 @@ def _print_plan(cells: list[PlannedCell], root: Path) -> None:
             for c in cells
         ]
         head = ("model", "dataset", "px", "images", "on disk", "state")
-        align = ("left", "left", "right", "right", "right", "left")
-        print(tabulate(rows, head, colalign=align, disable_numparse=True), end="\n\n")
+        print(console.table(rows, head, "llrrrl"), end="\n\n")
     complete = sum(c.state is State.COMPLETE for c in cells)
     others = len(cells) - len(left) - complete
     refused = f", {others} refused" if others else ""

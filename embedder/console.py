@@ -66,6 +66,15 @@ def sizes(values: Sequence[str] | None) -> tuple[int, ...] | None:
     return () if "all" in given else tuple(numbers(given, "--res"))
 
 
+def table(rows: Sequence[Sequence[object]], head: Sequence[str], align: str) -> str:
+    """A plain table; ``align`` has a letter per column, ``l`` or ``r``."""
+    from tabulate import tabulate
+
+    sides = ["left" if letter == "l" else "right" for letter in align]
+    text: str = tabulate(rows, head, colalign=sides, disable_numparse=True)
+    return text
+
+
 def run(parser: Parser, handle: Handler, argv: Sequence[str] | None) -> int:
     """Parse and handle within the boundary; the command's exit status."""
     return boundary(lambda: handle(parser.parse_args(argv)))

@@ -86,10 +86,9 @@ def _stored_text(store: Store, stored: list[dict[str, Any]], begun: list[dict[st
         if "error" not in c
     ]  # fmt: skip
     head = ("model", "dataset", "px", "images", "width", "on disk", "state", "checkpoint")
-    align = ("left", "left", *["right"] * 4, "left", "left")
     taken = size_text(sum(c["bytes"] for c in (*stored, *begun)))
     lines = [f"{store.root}: {cells_text(len(stored))}, {len(begun)} incomplete, {taken}"]
-    lines.append(_table(rows, head, align))
+    lines.append(console.table(rows, head, "llrrrrll"))
     lines += [f"unreadable: {c['error']}" for c in (*stored, *begun) if "error" in c]
     return "\n\n".join(lines)
 
@@ -104,11 +103,10 @@ def _backbones_text() -> str:
         for r in CHECKPOINTS
     ]
     head = ("backbone", "library", "checkpoint", "width", "native px", "licence")
-    align = ("left", "left", "left", "right", "right", "left")
     return (
         f"backbones (--model; all: the {len(BENCHMARK)} of the benchmark, {BENCHMARK[0]} to "
         f"{BENCHMARK[-1]}; also timm:NAME.TAG and open_clip:ARCH/TAG)\n\n"
-        f"{_table(rows, head, align)}"
+        f"{console.table(rows, head, 'lllrrl')}"
     )
 
 
@@ -118,19 +116,10 @@ def _datasets_text() -> str:
         for r in DATASETS.values()
     ]
     head = ("dataset", "task", "classes", "channels", "train", "val", "test", "licence")
-    align = ("left", "left", *["right"] * 5, "left")
     return (
         "datasets (--dataset; all: the twelve of MedMNIST+; phantom: the built-in four; "
-        f"also an .npz file or a folder)\n\n{_table(rows, head, align)}"
+        f"also an .npz file or a folder)\n\n{console.table(rows, head, 'llrrrrrl')}"
     )
-
-
-def _table(rows: list[Any], head: tuple[str, ...], align: tuple[str, ...]) -> str:
-    from tabulate import tabulate
-
-    if not rows:
-        return ""
-    return tabulate(rows, head, colalign=align, disable_numparse=True)
 
 
 if __name__ == "__main__":

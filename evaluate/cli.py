@@ -186,7 +186,8 @@ def _dataset_names(values: list[str] | None, stored: set[str]) -> set[str]:
 def _watched(cells: list[Cell]) -> Iterable[Cell]:
     from tqdm import tqdm
 
-    return tqdm(cells, "searching", unit=" cells", disable=None, leave=False)
+    watched: Iterable[Cell] = tqdm(cells, "searching", unit=" cells", disable=None, leave=False)
+    return watched
 
 
 def _render(records: list[Record], options: argparse.Namespace) -> str:

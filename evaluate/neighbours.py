@@ -113,14 +113,12 @@ def name_of(label: Labels, dataset: Dataset) -> str:
 
 
 def _as_text(answer: dict[str, Any], task: Task) -> str:
-    from tabulate import tabulate
-
     rows = [
         (rank, case["id"], case["label"], f"{case['similarity']:.4f}")
         for rank, case in enumerate(answer["neighbours"], 1)
     ]
     head = ("rank", "case", "label", "similarity")
-    table = tabulate(rows, head, disable_numparse=True, colalign=("right", "left", "left", "right"))
+    table = console.table(rows, head, "rllr")
     return (
         f"{answer['case']} by {answer['model']} at {answer['res']} px: {_verdict(answer, task)}; "
         f"labelled {answer['label']}\n\n{table}"

@@ -8,8 +8,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import fields
 
-from tabulate import tabulate
-
+from embedder import console
 from evaluate.metrics import Metrics
 from evaluate.results import Record
 
@@ -42,8 +41,7 @@ def per_dataset(records: Sequence[Record]) -> str:
         )
         for r in sorted(records, key=lambda r: (r.dataset, r.size, r.variant, r.protocol["k"]))
     ]  # fmt: skip
-    align = ("left", "left", *["right"] * (len(head) - 2))
-    table = tabulate(rows, head, colalign=align, disable_numparse=True)
+    table = console.table(rows, head, "ll" + "r" * (len(head) - 2))
     return "\n\n".join([_protocol(records), table, *_remarks(records)])
 
 
@@ -79,8 +77,7 @@ def _grid(records: Sequence[Record], metric: str) -> str:
         for variant in sorted({record.variant for record in records})
     ]
     head = ["model", *(f"{size} px" for size in sizes)]
-    align = ("left", *["right"] * len(sizes))
-    return tabulate(rows, head, colalign=align, disable_numparse=True)
+    return console.table(rows, head, "l" + "r" * len(sizes))
 
 
 def _mean(figures: dict[str, float | None], count: int) -> str:
