@@ -87,8 +87,11 @@ def test_a_cell_that_fails_is_reported_and_the_others_go_on(tmp_path: Path) -> N
     assert cells(tmp_path) == ["phantom-nodule/28/hog.h5"]
     lines = done.stderr.strip().splitlines()
     assert lines[-1].startswith("error: 3 of 4 cells failed: hog pneumoniamnist 28 px")
-    assert "put it at" in lines[0]
-    assert "--weights FILE" in lines[1]
+    failed = [line for line in lines if line.startswith("failed: ")]
+    assert len(failed) == 3
+    assert "put it at" in failed[0]
+    assert all("--weights FILE" in line for line in failed[1:])
+    assert "embedded: hog phantom-nodule 28 px: 2,000 images" in done.stderr
     assert "1 cell embedded" in done.stdout
     assert "3 failed" in done.stdout
 
