@@ -18,7 +18,7 @@ from embedder.types import Task
 
 if TYPE_CHECKING:
     from embedder.engine import Engine
-    from embedder.plan import PlannedCell
+    from embedder.plan import Plan, PlannedCell
 
 _LISTED = 24
 
@@ -82,16 +82,16 @@ def _handle(options: argparse.Namespace) -> int:
     recipes = _recipes(models, options)
     library = library_from_environment(options.data, task)
     store = Store(options.store or default_root())
-    cells = plan(store, library, names, console.sizes(options.res), recipes)
-    _print_plan(cells, store.root)
+    planned = plan(store, library, names, console.sizes(options.res), recipes)
+    _print_plan(planned.cells, store.root)
     if options.dry_run:
         return 0
-    if all(cell.state in (State.COMPLETE, State.REFUSED) for cell in cells):
-        return _run(cells, None)
+    if all(cell.state in (State.COMPLETE, State.REFUSED) for cell in planned.cells):
+        return _run(planned, None)
 
     from embedder.engine import Engine
 
-    return _run(cells, Engine(library, options.device, batch_size))
+    return _run(planned, Engine(library, options.device, batch_size))
 
 
 def _recipes(models: list[str], options: argparse.Namespace) -> list[Recipe]:
@@ -115,7 +115,10 @@ def _recipes(models: list[str], options: argparse.Namespace) -> list[Recipe]:
 def _batch_size(text: str) -> int | None:
     if text == "auto":
         return None
-    return console.numbers([text], "--batch-size")[0]
+    numbers = console.numbers([text], "--batch-size")
+    if len(numbers) != 1:
+        raise UsageError("--batch-size takes one number")
+    return numbers[0]
 
 
 def _print_plan(cells: list[PlannedCell], root: Path) -> None:
@@ -124,7 +127,14 @@ def _print_plan(cells: list[PlannedCell], root: Path) -> None:
     left = [cell for cell in cells if cell.state in (State.NEW, State.PARTIAL)]
     if len(cells) <= _LISTED:
         rows = [
-            (c.recipe.variant, c.dataset.name, c.size, f"{c.images:,}", size_text(c.bytes), c.state)
+            (
+                c.recipe.variant,
+                c.dataset.name,
+                c.size,
+                f"{c.images:,}",
+                console.size_text(c.bytes),
+                c.state,
+            )
             for c in cells
         ]
         head = ("model", "dataset", "px", "images", "on disk", "state")
@@ -132,22 +142,25 @@ def _print_plan(cells: list[PlannedCell], root: Path) -> None:
     complete = sum(c.state is State.COMPLETE for c in cells)
     others = len(cells) - len(left) - complete
     refused = f", {others} refused" if others else ""
-    place = root if root.exists() else Path(root.absolute().anchor)
+    place = next(path for path in (root, *root.absolute().parents) if path.is_dir())
+    images, taken = sum(c.images for c in left), sum(c.bytes for c in left)
     print(
-        f"plan: {cells_text(len(left))} to embed, {complete} complete{refused}; "
-        f"{sum(c.images for c in left):,} images, {size_text(sum(c.bytes for c in left))} in "
-        f"{root} ({size_text(shutil.disk_usage(place).free)} free)",
+        f"plan: {console.cells_text(len(left))} to embed, {complete} complete{refused}; "
+        f"{images:,} images, {console.size_text(taken)} in "
+        f"{root} ({console.size_text(shutil.disk_usage(place).free)} free)",
         flush=True,
     )
 
 
-def _run(cells: list[PlannedCell], engine: Engine | None) -> int:
+def _run(planned: Plan, engine: Engine | None) -> int:
     from embedder.plan import State
 
-    failures: list[tuple[str, CasebookError]] = []
+    failed: list[str] = []
     embedded = images = 0
     began = time.monotonic()
-    for cell in cells:
+    for name, error in planned.failures:
+        failed.append(_report(name, error))
+    for cell in planned.cells:
         if cell.state is State.COMPLETE:
             continue
         try:
@@ -155,19 +168,25 @@ def _run(cells: list[PlannedCell], engine: Engine | None) -> int:
                 raise cell.refusal or CasebookError("no engine")
             images += _embed(engine, cell)
             embedded += 1
-        except CasebookError as error:
-            failures.append((cell.title, error))
-            print(f"failed: {cell.title}: {error}", file=sys.stderr)
-    complete = len(cells) - embedded - len(failures)
+        except Exception as error:  # whatever hinders one cell, the others go on
+            failed.append(_report(cell.title, error))
+    count = len(planned.cells) + len(planned.failures)
+    complete = count - embedded - len(failed)
     print(
-        f"done: {cells_text(embedded)} embedded ({images:,} images in "
-        f"{time.monotonic() - began:.1f} s), {complete} were complete, {len(failures)} failed"
+        f"done: {console.cells_text(embedded)} embedded ({images:,} images in "
+        f"{time.monotonic() - began:.1f} s), {complete} were complete, {len(failed)} failed"
     )
-    if failures:
-        names = ", ".join(title for title, _ in failures[:3])
-        more = f" and {len(failures) - 3} more" if len(failures) > 3 else ""
-        raise CasebookError(f"{len(failures)} of {len(cells)} cells failed: {names}{more}")
+    if failed:
+        names = ", ".join(failed[:3]) + (f" and {len(failed) - 3} more" if failed[3:] else "")
+        raise CasebookError(f"{len(failed)} of {count} cells failed: {names}")
     return 0
+
+
+def _report(title: str, error: Exception) -> str:
+    known = isinstance(error, CasebookError)
+    text = str(error) if known else console.unexpected(error)
+    print(f"failed: {title}: {' '.join(text.split())}", file=sys.stderr)
+    return title
 
 
 def _embed(engine: Engine, cell: PlannedCell) -> int:
@@ -192,19 +211,6 @@ def _embed(engine: Engine, cell: PlannedCell) -> int:
         rate = done / max(time.monotonic() - began, 1e-9)
         print(f"embedded: {cell.title}: {done:,} images, {rate:,.0f}/s", file=sys.stderr)
     return done
-
-
-def cells_text(count: int) -> str:
-    return f"{count} cell" if count == 1 else f"{count} cells"
-
-
-def size_text(count: float) -> str:
-    """1234567 to ``1.2 MB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -43,17 +45,19 @@ def add_list(parser: argparse.ArgumentParser, name: str, metavar: str, text: str
 
 
 def words(values: Sequence[str] | None) -> list[str]:
-    """``["a,b", "c"]`` to ``["a", "b", "c"]``."""
-    split = (word.strip() for value in values or () for word in value.split(","))
-    return [word for word in split if word]
+    """``["a,b", "c"]`` to ``["a", "b", "c"]``; UsageError for an empty word."""
+    found = [word.strip() for value in values or () for word in value.split(",")]
+    if "" in found:
+        raise UsageError("an option has an empty value; name something, or leave the option out")
+    return found
 
 
 def numbers(values: Sequence[str] | None, noun: str) -> list[int]:
     """As ``words``, each a number from 1 on; UsageError otherwise."""
     found = []
     for word in words(values):
-        if not word.isdecimal() or int(word) < 1:
-            raise UsageError(f"{noun} {word!r} is no number from 1 on")
+        if not re.fullmatch("[0-9]{1,9}", word) or int(word) < 1:
+            raise UsageError(f"{noun} {word[:20]!r} is no number from 1 on")
         found.append(int(word))
     return list(dict.fromkeys(found))
 
@@ -75,6 +79,19 @@ def table(rows: Sequence[Sequence[object]], head: Sequence[str], align: str) -> 
     return text
 
 
+def cells_text(count: int) -> str:
+    return f"{count} cell" if count == 1 else f"{count} cells"
+
+
+def size_text(count: float) -> str:
+    """1234567 to ``1.2 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
 def run(parser: Parser, handle: Handler, argv: Sequence[str] | None) -> int:
     """Parse and handle within the boundary; the command's exit status."""
     return boundary(lambda: handle(parser.parse_args(argv)))
@@ -84,7 +101,9 @@ def boundary(call: Callable[[], int]) -> int:
     """What ``call`` returns, or, after one line on standard error, an error's exit status."""
     _set_up_messages()
     try:
-        return call()
+        status = call()
+        sys.stdout.flush()
+        return status
     except CasebookError as error:
         return _fail(str(error), error.exit_status)
     except KeyboardInterrupt:
@@ -92,15 +111,23 @@ def boundary(call: Callable[[], int]) -> int:
     except BrokenPipeError:
         sys.stdout = None  # nobody reads on; nothing is left to flush
         return 141
+    except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EIO):
+            sys.stdout = None
+            return _fail(f"cannot write the output: {error.strerror}", 1)
+        return _fail(unexpected(error), 1)
     except Exception as error:  # a defect of ours: say so in one line all the same
-        if os.environ.get("CASEBOOK_DEBUG"):
-            raise
-        text = " ".join(str(error).split())
-        return _fail(
-            f"unexpected {type(error).__name__}: {text}; please report it "
-            "(CASEBOOK_DEBUG=1 shows where it happened)",
-            1,
-        )
+        return _fail(unexpected(error), 1)
+
+
+def unexpected(error: Exception) -> str:
+    """What to say of a defect of ours; raises it again where CASEBOOK_DEBUG asks to."""
+    if os.environ.get("CASEBOOK_DEBUG"):
+        raise error
+    return (
+        f"unexpected {type(error).__name__}: {error}; please report it (CASEBOOK_DEBUG=1 shows "
+        "where it happened)"
+    )
 
 
 def _fail(message: str, status: int) -> int:
@@ -110,6 +137,7 @@ def _fail(message: str, status: int) -> int:
 
 def _set_up_messages() -> None:
     """Our warnings are a line each on standard error; those of libraries stay unsaid."""
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     logger = logging.getLogger("casebook")
     logger.handlers[:] = [_Lines()]
     logger.setLevel(logging.WARNING)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+from embedder.errors import DatasetError
 from embedder.registry import by_name, find
 from embedder.types import Labels, Pixels, Split, Task
 
@@ -163,6 +165,20 @@ FAMILIES: dict[str, tuple[Dataset, ...]] = {"all": MEDMNIST, "phantom": PHANTOM}
 def is_path(name: str) -> bool:
     """Whether a dataset was named by where it lies: an ``.npz`` file or a folder."""
     return name.endswith(".npz") or "/" in name or "\\" in name or name in (".", "..")
+
+
+def name_of_path(path: Path, size: int | None) -> str:
+    """What a dataset given by path is called in the store: the name of its folder (``size`` None),
+    or of its file without ``.npz`` and without ``_<size>``.
+
+    Raises DatasetError for a name that would lead out of its place in the store.
+    """
+    name = path.resolve().name
+    if size is not None:
+        name = name.removesuffix(".npz").removesuffix(f"_{size}")
+    if not name or name.startswith(".") or name == "results":
+        raise DatasetError(f"{path} gives no name for the store; rename it")
+    return name
 
 
 def expand(names: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import urllib.error
 import urllib.request
@@ -12,10 +13,12 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import IO
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from embedder.errors import DownloadError
+
+log = logging.getLogger("casebook")
 
 _BLOCK = 1 << 20
 _TIMEOUT_S = 60
@@ -33,7 +36,7 @@ def fetch(url: str, path: Path, md5: str) -> None:
         if path.exists():
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock):
+        with _locked(lock, path):
             if not path.exists():
                 _transfer(url, part)
                 _verify(url, part, path, md5)
@@ -57,6 +60,21 @@ def _verify(url: str, part: Path, path: Path, md5: str) -> None:
         raise DownloadError(
             f"{url} gave a file of MD5 {found}, expected {md5}; run again, {_hint(path)}"
         )
+
+
+@contextmanager
+def _locked(lock: Path, path: Path) -> Iterator[None]:
+    """Holds the lock; says so where another process has to end first."""
+    held = FileLock(lock)
+    try:
+        held.acquire(timeout=0)
+    except Timeout:
+        log.warning("waiting for another process that is fetching %s", path)
+        held.acquire()
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def _transfer(url: str, part: Path) -> None:

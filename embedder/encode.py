@@ -12,7 +12,7 @@ import numpy as np
 
 from embedder.backbones import Backbone
 from embedder.datasets import ImageSource
-from embedder.errors import DatasetError, EncodingError
+from embedder.errors import DamagedDatasetError, EncodingError
 from embedder.prefetch import Prefetch
 from embedder.types import Pixels, Split, Vectors
 from embedder.writer import CellWriter
@@ -44,7 +44,7 @@ class Encoder:
         for split in Split:
             try:
                 yield from self._encode_split(source, writer, split)
-            except DatasetError:
+            except DamagedDatasetError:
                 # A checksum can fail at the end of an array only: none of its rows can be trusted.
                 writer.forget(split)
                 raise

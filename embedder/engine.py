@@ -50,7 +50,8 @@ class Engine:
         fingerprint = cell.fingerprint(source.checksum, loaded.weights)
         header = Header(source.dataset, cell.recipe.variant, fingerprint, library_versions())
         labels = {split: source.labels(split) for split in Split}
-        with CellWriter(cell.path, header, labels) as writer:
+        stamp = self._library.stamp(cell.source, cell.size)
+        with CellWriter(cell.path, header, labels, stamp) as writer:
             yield sum(writer.done.values())
             if not writer.complete:
                 yield from encoder.encode(source, writer)

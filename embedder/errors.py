@@ -4,7 +4,8 @@
     ├── UsageError               exit status 2: the request itself is wrong
     │   └── UnknownNameError     no such dataset, backbone, split ...; suggests the nearest
     ├── DatasetError             a dataset file or folder is not what it must be
-    │   └── DownloadError        a dataset file could not be fetched
+    │   ├── DownloadError        a dataset file could not be fetched
+    │   └── DamagedDatasetError  its bytes are not those its own checksums name
     ├── BackboneError            a backbone cannot be built or run
     │   └── WeightsError         its weights are missing, damaged or do not fit
     ├── EncodingError            an image could not be turned into a finite embedding
@@ -42,6 +43,10 @@ class DatasetError(CasebookError):
 
 
 class DownloadError(DatasetError):
+    pass
+
+
+class DamagedDatasetError(DatasetError):
     pass
 
 

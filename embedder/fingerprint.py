@@ -9,7 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 
 from embedder.errors import DamagedCellError
 
-LIBRARIES = ("torch", "timm", "torchvision", "open_clip_torch", "scikit-image", "numpy")
+LIBRARIES = (
+    "torch", "timm", "torchvision", "open_clip_torch", "scikit-image", "pillow", "numpy", "h5py",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,14 @@ class Fingerprint:
     def from_json(cls, text: str) -> Fingerprint:
         """Raises DamagedCellError where a field is missing, unknown or of another type."""
         try:
-            return cls(**json.loads(text))
+            found = cls(**json.loads(text))
         except (TypeError, ValueError) as error:
             raise DamagedCellError(f"unreadable fingerprint ({error})") from error
+        for name, value in asdict(found).items():
+            kind = int if name in ("size", "width") else str
+            if type(value) is not kind:
+                raise DamagedCellError(f"its fingerprint has {value!r} for {name}")
+        return found
 
     def differences(self, asked: Fingerprint) -> list[str]:
         """A phrase for each field in which ``asked`` differs; what one does not know is equal."""

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from embedder.datasets import Dataset
+from embedder.datasets import Dataset, name_of_path
 from embedder.errors import DatasetError, UsageError
 from embedder.types import Labels, Pixels, Split, Task
 
@@ -46,7 +46,7 @@ class FolderSource:
         self.checksum, grey = self._read_all(classes)
         counts = tuple(len(self._files[split]) for split in Split)
         self.dataset = Dataset(
-            root.resolve().name,
+            name_of_path(root, None),
             task or (Task.BINARY if len(classes) == 2 else Task.MULTICLASS),
             1 if grey else 3,
             (counts[0], counts[1], counts[2]),
@@ -109,7 +109,7 @@ class FolderSource:
             grey = grey and mode in _GREY
             place = path.relative_to(self.root).as_posix()
             digest.update(os.fsencode(f"{place} {hashlib.sha256(block).hexdigest()}\n"))
-        return f"folder:sha256:{digest.hexdigest()}", grey
+        return f"folder-1:sha256:{digest.hexdigest()}", grey
 
     def _decode(self, path: Path) -> Pixels:
         """uint8 (S, S, C)."""

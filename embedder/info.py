@@ -6,12 +6,12 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedder import console
 from embedder.backbones import BENCHMARK, CHECKPOINTS
-from embedder.cli import cells_text, size_text
 from embedder.datasets import DATASETS
 from embedder.errors import CasebookError
 
@@ -34,24 +34,28 @@ def _handle(options: argparse.Namespace) -> int:
     from embedder.store import Store, default_root
 
     store = Store(options.store or default_root())
-    stored = [_describe(path) for path in store.paths()]
-    begun = [_describe_partial(path) for path in store.partial_paths()]
+    stored = [_describe(store, path) for path in store.paths()]
+    begun = [_describe_partial(store, path) for path in store.partial_paths()]
     if options.json:
-        print(
-            json.dumps({"store": str(store.root), "cells": stored, "incomplete": begun}, indent=1)
-        )
+        facts = {
+            "store": str(store.root),
+            "cells": stored,
+            "incomplete": begun,
+            "backbones": [asdict(row) for row in CHECKPOINTS],
+            "datasets": [asdict(row) for row in DATASETS.values()],
+        }
+        print(json.dumps(facts, indent=1))
         return 0
     print("\n\n".join((_stored_text(store, stored, begun), _backbones_text(), _datasets_text())))
     return 0
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    from embedder.store import read_cell
-
+def _describe(store: Store, path: Path) -> dict[str, Any]:
+    taken = path.stat().st_size if path.exists() else 0
     try:
-        cell = read_cell(path)
+        cell = store.read(path)
     except CasebookError as error:
-        return {"path": str(path), "bytes": path.stat().st_size, "error": str(error)}
+        return {"path": str(path), "bytes": taken, "error": str(error)}
     fingerprint = cell.header.fingerprint
     return {
         "model": cell.header.variant,
@@ -59,16 +63,16 @@ def _describe(path: Path) -> dict[str, Any]:
         "res": cell.size,
         "images": sum(cell.dataset.counts),
         "width": fingerprint.width,
-        "bytes": path.stat().st_size,
+        "bytes": taken,
         "checkpoint": fingerprint.checkpoint,
         "path": str(path),
     }
 
 
-def _describe_partial(path: Path) -> dict[str, Any]:
+def _describe_partial(store: Store, path: Path) -> dict[str, Any]:
     from embedder.writer import rows_done
 
-    facts = _describe(path)
+    facts = _describe(store, path)
     if "error" not in facts:
         facts["done"] = rows_done(path)
     return facts
@@ -80,14 +84,14 @@ def _stored_text(store: Store, stored: list[dict[str, Any]], begun: list[dict[st
     rows = [
         (
             c["model"], c["dataset"], c["res"], f"{c['images']:,}", c["width"],
-            size_text(c["bytes"]), _state(c), c["checkpoint"],
+            console.size_text(c["bytes"]), _state(c), c["checkpoint"],
         )
         for c in (*stored, *begun)
         if "error" not in c
     ]  # fmt: skip
     head = ("model", "dataset", "px", "images", "width", "on disk", "state", "checkpoint")
-    taken = size_text(sum(c["bytes"] for c in (*stored, *begun)))
-    lines = [f"{store.root}: {cells_text(len(stored))}, {len(begun)} incomplete, {taken}"]
+    taken = console.size_text(sum(c["bytes"] for c in (*stored, *begun)))
+    lines = [f"{store.root}: {console.cells_text(len(stored))}, {len(begun)} incomplete, {taken}"]
     lines.append(console.table(rows, head, "llrrrrll"))
     lines += [f"unreadable: {c['error']}" for c in (*stored, *begun) if "error" in c]
     return "\n\n".join(lines)

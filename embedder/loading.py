@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from embedder.backbones import BACKBONES, PREFIXES, Backbone, Checkpoint
-from embedder.errors import UsageError
+import numpy as np
+
+from embedder.backbones import BACKBONES, CANVAS, PREFIXES, Backbone, Checkpoint
+from embedder.errors import BackboneError, UsageError
 from embedder.recipe import Recipe
 from embedder.registry import find
 
@@ -35,8 +37,8 @@ def load(recipe: Recipe, device: str = "auto") -> LoadedBackbone:
     """Build the backbone with its weights, ready to embed on ``device`` (auto, cpu or cuda).
 
     Raises WeightsError where the weights cannot be fetched or read, do not fit, or are not
-    finite; BackboneError where the architecture cannot be built for 224 px; UsageError where
-    there is no such device.
+    finite; BackboneError where the architecture cannot be built for 224 px, or not be run, which
+    one blank image shows; UsageError where there is no such device.
     """
     row = recipe.backbone
     if row.library == "scikit-image":
@@ -52,4 +54,18 @@ def load(recipe: Recipe, device: str = "auto") -> LoadedBackbone:
     chosen = choose_device(device)
     module = build(recipe)
     weights = hash_weights(module)
-    return LoadedBackbone(NetworkBackbone(module, row, chosen, recipe.precision), weights, chosen)
+    try:
+        backbone = NetworkBackbone(module, row, chosen, recipe.precision)
+        shape = backbone.embed(np.zeros((1, CANVAS, CANVAS, 3), np.uint8)).shape
+    except (RuntimeError, TypeError, ValueError, AttributeError, MemoryError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BackboneError(
+            f"{row.name} cannot be run at {CANVAS} px on {chosen}: {reason}; choose another "
+            "checkpoint or device"
+        ) from error
+    if shape != (1, row.width):
+        raise BackboneError(
+            f"{row.name} gives features of shape {shape}, not (1, {row.width}); choose another "
+            "checkpoint"
+        )
+    return LoadedBackbone(backbone, weights, chosen)

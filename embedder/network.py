@@ -32,6 +32,12 @@ def choose_exact_arithmetic() -> None:
     torch.backends.cudnn.benchmark = False
 
 
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch ran out of memory; for the CPU's allocator and cuBLAS it has no class."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "allocate" in text or "alloc_fail" in text
+
+
 class NetworkBackbone:
     """A torch module behind the Backbone protocol."""
 
@@ -47,8 +53,8 @@ class NetworkBackbone:
     def embed(self, pixels: Pixels) -> Vectors:
         try:
             return self._forward(pixels)
-        except RuntimeError as error:  # torch has no class of its own for the CPU allocator
-            if not isinstance(error, torch.OutOfMemoryError) and "allocate" not in str(error):
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
                 raise
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

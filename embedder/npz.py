@@ -21,8 +21,8 @@ from typing import IO
 import numpy as np
 from numpy.lib import format as npy
 
-from embedder.datasets import Dataset
-from embedder.errors import DatasetError
+from embedder.datasets import Dataset, name_of_path
+from embedder.errors import DamagedDatasetError, DatasetError
 from embedder.types import Labels, Pixels, Split, Task
 
 _DAMAGED = (
@@ -96,7 +96,7 @@ class NpzSource:
         except FileNotFoundError as error:
             raise DatasetError(f"no file {self.path}; check the path of the dataset") from error
         except _DAMAGED as error:
-            raise DatasetError(
+            raise DamagedDatasetError(
                 f"{self.path} is truncated or damaged ({error}); delete it and fetch it again"
             ) from error
         except OSError as error:
@@ -170,7 +170,7 @@ class NpzSource:
             task = Task.MULTILABEL if label_count > 1 else task
         if task is Task.MULTILABEL and label_count == 1:
             classes = 1
-        name = self.path.stem.removesuffix(f"_{self.size}")
+        name = name_of_path(self.path, self.size)
         counts = tuple(len(self._labels[split]) for split in Split)
         names = tuple(str(number) for number in range(classes))
         return Dataset(name, task, channels, (counts[0], counts[1], counts[2]), names, "unknown")

@@ -1,7 +1,7 @@
 """Built-in datasets: procedural pictures that look medical, drawn on demand.
 
-An image is a function of (seed, dataset, split, row) alone. Its master is float32 (C, 224, 224) in
-[0, 1], y and x run from -1 to 1; at any size it is the master's area average, rounded once.
+An image is a function of (seed, dataset, split, row), but for rounding on other processors. Its
+master is float32 (C, 224, 224) in [0, 1]; at any size it is the master's area average, rounded.
 """
 
 from __future__ import annotations

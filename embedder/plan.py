@@ -6,17 +6,17 @@ Cells are independent of one another: any order, any subset, any machine gives t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cache
 from pathlib import Path
 
-from embedder.datasets import Dataset, ImageSource
-from embedder.errors import CasebookError, DatasetError, StoreError
+from embedder.backbones import CANVAS
+from embedder.datasets import Dataset
+from embedder.errors import CasebookError, DatasetError, EncodingError, StoreError
 from embedder.fingerprint import Fingerprint
 from embedder.recipe import Recipe, Storage
 from embedder.sources import Library
-from embedder.store import Store, read_cell
+from embedder.store import Store, read_cell, store_errors
 from embedder.writer import refuse_other
 
 
@@ -66,46 +66,70 @@ class PlannedCell:
         )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Plan:
+    """The cells that are asked for, and the datasets, given by path, that cannot be read."""
+
+    cells: list[PlannedCell]
+    failures: list[tuple[str, CasebookError]]
+
+
 def plan(
     store: Store,
     library: Library,
     datasets: Iterable[str],
     sizes: tuple[int, ...] | None,
     recipes: Iterable[Recipe],
-) -> list[PlannedCell]:
+) -> Plan:
     """The cells of every recipe, dataset and size, with what the store has of each.
 
-    Nothing is downloaded and no backbone loaded. Raises DatasetError for a dataset given by path
-    that cannot be read, UsageError for a size that does not exist.
+    Nothing is downloaded and no backbone loaded. Raises UsageError for a size that does not exist.
     """
-
-    @cache
-    def source(name: str, size: int) -> ImageSource:
-        return library.open(name, size)
-
-    def look(name: str, size: int, recipe: Recipe) -> PlannedCell:
-        dataset = library.known(name) or source(name, size).dataset
-        path = store.path(dataset.name, size, recipe.variant)
-        cell = PlannedCell(name, dataset, size, recipe, path, State.NEW)
-        state, refusal = State.NEW, None
-        partial = path.with_name(f"{path.name}.partial")
-        if path.exists() or partial.exists():
-            state = State.COMPLETE if path.exists() else State.PARTIAL
-            try:
-                checksum = source(name, size).checksum if library.is_here(name, size) else None
-            except DatasetError:
-                checksum = None
-            try:
-                asked = cell.fingerprint(checksum, None)
-                refuse_other(read_cell(path if path.exists() else partial), asked)
-            except StoreError as error:
-                state, refusal = State.REFUSED, error
-        return PlannedCell(name, dataset, size, recipe, path, state, refusal)
-
-    asked = [(name, library.sizes(name, sizes)) for name in datasets]
-    return [
-        look(name, size, recipe)
+    sources: list[tuple[str, int, Dataset]] = []
+    failures: list[tuple[str, CasebookError]] = []
+    for name in datasets:
+        try:
+            for size in library.sizes(name, sizes):
+                known = library.known(name)
+                sources.append((name, size, known or library.open(name, size).dataset))
+        except DatasetError as error:
+            failures.append((name, error))
+    cells = [
+        _look(store, library, PlannedCell(name, dataset, size, recipe, _NOWHERE, State.NEW))
         for recipe in recipes
-        for name, found in asked
-        for size in found
-    ]  # fmt: skip
+        for name, size, dataset in sources
+    ]
+    return Plan(cells, failures)
+
+
+_NOWHERE = Path()
+
+
+def _look(store: Store, library: Library, cell: PlannedCell) -> PlannedCell:
+    """The same cell with its place, and what is there."""
+    path = store.path(cell.dataset.name, cell.size, cell.recipe.variant)
+    cell = replace(cell, path=path)
+    try:
+        if cell.size > CANVAS and cell.recipe.backbone.input_size:
+            raise EncodingError(
+                f"images of {cell.size} px do not fit the canvas of {CANVAS} px; make them smaller"
+            )
+        with store_errors(path):
+            partial = path.with_name(f"{path.name}.partial")
+            complete, begun = path.exists(), partial.exists()
+        if not complete and not begun:
+            return cell
+        asked = cell.fingerprint(_checksum(library, cell), None)
+        refuse_other(read_cell(path if complete else partial), asked, cell.dataset)
+    except (StoreError, EncodingError) as error:
+        return replace(cell, state=State.REFUSED, refusal=error)
+    return replace(cell, state=State.COMPLETE if complete else State.PARTIAL)
+
+
+def _checksum(library: Library, cell: PlannedCell) -> str | None:
+    """The dataset's, or None where its file is not at hand: complete cells do not need it."""
+    try:
+        here = library.is_here(cell.source, cell.size)
+        return library.open(cell.source, cell.size).checksum if here else None
+    except DatasetError:
+        return None

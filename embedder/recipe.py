@@ -41,8 +41,8 @@ class Weights:
     def __post_init__(self) -> None:
         if self.file is not None and self.random_seed is not None:
             raise UsageError("--weights and --random-weights exclude each other; give one")
-        if self.random_seed is not None and self.random_seed < 0:
-            raise UsageError("--random-weights takes a seed of 0 or more")
+        if self.random_seed is not None and not 0 <= self.random_seed < 2**32:
+            raise UsageError("--random-weights takes a seed from 0 to 4294967295")
 
     @property
     def suffix(self) -> str:

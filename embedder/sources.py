@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedder import download
@@ -30,6 +30,7 @@ class Library:
     folder: Path
     mirror: str | None = None
     task: Task | None = None
+    _opened: dict[tuple[str, int], ImageSource] = field(default_factory=dict, compare=False)
 
     def known(self, name: str) -> Dataset | None:
         """The row of a dataset known by name; None for one given by path."""
@@ -63,8 +64,21 @@ class Library:
     def open(self, name: str, size: int) -> ImageSource:
         """The images of a dataset at ``size``; a MedMNIST+ file that is not there is fetched.
 
-        Raises DatasetError, DownloadError or UnknownNameError.
+        What was opened is kept. Raises DatasetError, DownloadError or UnknownNameError.
         """
+        if (name, size) not in self._opened:
+            self._opened[name, size] = self._open(name, size)
+        return self._opened[name, size]
+
+    def stamp(self, name: str, size: int) -> str:
+        """Tells one state of a dataset's file from another; empty where there is no one file."""
+        path = self.path(name, size)
+        if (name in DATASETS and name not in _MEDMNIST) or _is_folder(path):
+            return ""
+        state = path.stat()
+        return f"{state.st_size} {state.st_mtime_ns}"
+
+    def _open(self, name: str, size: int) -> ImageSource:
         path, row = self.path(name, size), self.known(name)
         if row is None and _is_folder(path):
             return FolderSource(path, size, self.task)

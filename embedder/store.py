@@ -5,9 +5,12 @@ The format is specified in docs/store-format.md; ``embedder.writer`` makes the f
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,12 +18,14 @@ import h5py
 import numpy as np
 
 from embedder.datasets import Dataset
-from embedder.errors import DamagedCellError, StoreError
+from embedder.errors import DamagedCellError, StoreError, StoreFullError
 from embedder.fingerprint import Fingerprint
 from embedder.types import Labels, Split, Task, Vectors
 
 FORMAT = "casebook-cell"
 SCHEMA = 1
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True)
@@ -84,14 +89,11 @@ class Cell:
 
     def labels(self, split: Split) -> Labels:
         """uint8 (N, 1) or (N, L). Raises DamagedCellError where one names no class."""
-        with _open(self.path) as file:
+        with _reading(self.path) as file:
             labels: Labels = file[f"{split}/labels"][:]
-        multilabel = self.dataset.task is Task.MULTILABEL
-        if labels.max(initial=0) > (1 if multilabel else len(self.dataset.classes) - 1):
-            raise DamagedCellError(
-                f"{self.path}: {split}/labels holds {labels.max()}, which names no class; "
-                "delete it and embed again"
-            )
+            multilabel = self.dataset.task is Task.MULTILABEL
+            if labels.max(initial=0) > (1 if multilabel else len(self.dataset.classes) - 1):
+                raise DamagedCellError(f"{split}/labels holds {labels.max()}, which is no class")
         return labels
 
 
@@ -112,20 +114,42 @@ class Store:
         """Cells that were begun and not finished."""
         yield from sorted(self._glob("*.h5.partial"), key=_order)
 
-    def cells(self) -> Iterator[Cell]:
-        """Every complete cell; raises DamagedCellError at one that cannot be read."""
-        for path in self.paths():
-            yield read_cell(path)
+    def read(self, path: Path) -> Cell:
+        """The cell at ``path``, which must be where a cell of its name belongs.
 
-    def _glob(self, pattern: str) -> Iterator[Path]:
-        if self.root.exists() and not self.root.is_dir():
-            raise StoreError(f"{self.root} is no folder; check --store")
-        return (path for path in self.root.glob(f"*/*/{pattern}") if path.parent.name.isdigit())
+        Raises DamagedCellError as ``read_cell`` does, or where the file was moved or renamed.
+        """
+        cell = read_cell(path)
+        place = self.path(cell.dataset.name, cell.size, cell.header.variant)
+        if path not in (place, place.with_name(f"{place.name}.partial")):
+            raise DamagedCellError(f"{path} belongs at {place}; move it there, or delete it")
+        return cell
+
+    def _glob(self, pattern: str) -> list[Path]:
+        with store_errors(self.root):
+            if self.root.exists() and not self.root.is_dir():
+                raise StoreError(f"{self.root} is no folder; check --store")
+            found = self.root.glob(f"*/*/{pattern}")
+            return [path for path in found if re.fullmatch("[0-9]+", path.parent.name)]
 
 
 def default_root() -> Path:
     """``CASEBOOK_STORE``, else ``./store``."""
     return Path(os.environ.get("CASEBOOK_STORE") or "store")
+
+
+@contextmanager
+def store_errors(path: Path) -> Iterator[None]:
+    """Say in words what the file system says by number."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in _FULL or "No space left" in reason:
+            raise StoreFullError(
+                f"no room to write {path}: {reason}; free some space and run again to go on"
+            ) from error
+        raise StoreError(f"cannot use {path}: {reason}; check --store") from error
 
 
 def read_cell(path: Path) -> Cell:
@@ -134,37 +158,36 @@ def read_cell(path: Path) -> Cell:
     Raises DamagedCellError where the file does not follow docs/store-format.md, was written by
     a newer schema, or is shorter than its arrays.
     """
-    try:
-        with _open(path) as file:
-            header = _read_header(file, path)
-            extents = {split: _read_extent(file, split) for split in Split}
-    except DamagedCellError as error:
-        raise DamagedCellError(f"{path}: {error}; delete it and embed again") from error
-    except (KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise DamagedCellError(
-            f"{path} does not follow the cell format ({error}); delete it and embed again"
-        ) from error
-    size = path.stat().st_size
-    if size < max(extent.end for extent in extents.values()):
-        raise DamagedCellError(f"{path} is truncated to {size:,} bytes; delete it and embed again")
-    _check_extents(path, header, extents)
+    with _reading(path) as file:
+        header = _read_header(file)
+        extents = {split: _read_extent(file, split) for split in Split}
+        _check_extents(header, extents)
+        size = path.stat().st_size
+        if size < max(extent.end for extent in extents.values()):
+            raise DamagedCellError(f"it is truncated to {size:,} bytes")
     return Cell(path, header, extents)
 
 
-def _open(path: Path) -> h5py.File:
+@contextmanager
+def _reading(path: Path) -> Iterator[h5py.File]:
+    """The open file; whatever is wrong with it becomes a StoreError that names it."""
     try:
-        return h5py.File(path, "r", locking=False)
+        with h5py.File(path, "r", locking=False) as file:
+            yield file
     except FileNotFoundError as error:
         raise StoreError(f"no cell at {path}; embed it first") from error
-    except OSError as error:
-        if not os.access(path, os.R_OK):
-            raise StoreError(f"cannot read {path}; check its permissions") from error
+    except PermissionError as error:
+        raise StoreError(f"cannot read {path}; check its permissions") from error
+    except DamagedCellError as error:
+        raise DamagedCellError(f"{path}: {error}; delete it and embed again") from error
+    except (OSError, LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
         raise DamagedCellError(
-            f"{path} is no intact HDF5 file; delete it and embed again"
+            f"{path} does not follow the cell format ({reason}); delete it and embed again"
         ) from error
 
 
-def _read_header(file: h5py.File, path: Path) -> Header:
+def _read_header(file: h5py.File) -> Header:
     if file.attrs.get("format") != FORMAT:
         raise DamagedCellError("it is no casebook cell")
     schema = int(file.attrs["schema"])
@@ -174,9 +197,10 @@ def _read_header(file: h5py.File, path: Path) -> Header:
             f"it has schema {schema}, of {age} casebook; this one reads schema {SCHEMA}"
         )
     facts = json.loads(file.attrs["dataset"])
+    train, val, test = map(int, facts["counts"])
     dataset = Dataset(
-        facts["name"], Task(facts["task"]), int(facts["channels"]),
-        tuple(facts["counts"]), tuple(facts["classes"]), facts["licence"],
+        str(facts["name"]), Task(facts["task"]), int(facts["channels"]), (train, val, test),
+        tuple(map(str, facts["classes"])), str(facts["licence"]),
     )  # fmt: skip
     fingerprint = Fingerprint.from_json(file.attrs["fingerprint"])
     versions = json.loads(file.attrs["versions"])
@@ -194,14 +218,14 @@ def _read_extent(file: h5py.File, split: Split) -> Extent:
     return Extent(offset, rows, width, embeddings.dtype)
 
 
-def _check_extents(path: Path, header: Header, extents: dict[Split, Extent]) -> None:
+def _check_extents(header: Header, extents: dict[Split, Extent]) -> None:
     fingerprint = header.fingerprint
     for split, extent in extents.items():
         asked = (header.dataset.count(split), fingerprint.width, fingerprint.storage)
         if (extent.rows, extent.width, str(extent.dtype)) != asked:
             raise DamagedCellError(
-                f"{path}: {split}/embeddings is {extent.rows} x {extent.width} {extent.dtype}, "
-                f"its header says {asked[0]} x {asked[1]} {asked[2]}; delete it and embed again"
+                f"{split}/embeddings is {extent.rows} x {extent.width} {extent.dtype}, its header "
+                f"says {asked[0]} x {asked[1]} {asked[2]}"
             )
 
 

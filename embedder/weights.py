@@ -52,6 +52,7 @@ def _build_timm(row: Checkpoint, state: dict[str, Any] | None, *, pretrained: bo
     config = timm.get_pretrained_cfg(row.checkpoint)
     options: dict[str, Any] = {"img_size": CANVAS} if config.fixed_input_size else {}
     if state is not None:
+        _refuse_other_shapes(row, state, options)
         # With as many classes as the checkpoint has, timm fits a state dict strictly.
         options["pretrained_cfg_overlay"] = {"state_dict": state}
     try:
@@ -66,6 +67,24 @@ def _build_timm(row: Checkpoint, state: dict[str, Any] | None, *, pretrained: bo
     model.pretrained_cfg.pop("state_dict", None)
     built: nn.Module = model
     return built
+
+
+def _refuse_other_shapes(row: Checkpoint, state: dict[str, Any], options: dict[str, Any]) -> None:
+    """Raise WeightsError where timm would resample weights of another architecture to fit.
+
+    Only what depends on the input's size may differ from the model as it is built here, and then
+    has to be as in the model at its native size.
+    """
+    with torch.device("meta"):
+        models = [timm.create_model(row.checkpoint, **how) for how in ({}, options)]
+    for key, tensor in state.items():
+        shapes = {m.state_dict()[key].shape for m in models if key in m.state_dict()}
+        if shapes and tensor.shape not in shapes:
+            found, asked = tuple(tensor.shape), " or ".join(str(tuple(s)) for s in shapes)
+            raise WeightsError(
+                f"the weights do not fit {row.name}: {key} is {found}, expected {asked}; "
+                "nothing was loaded"
+            )
 
 
 def _build_alexnet(row: Checkpoint, state: dict[str, Any] | None, *, pretrained: bool) -> nn.Module:

@@ -9,50 +9,50 @@ atomically after the rows are on disk. A finished cell takes its final name.
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 from filelock import FileLock, Timeout
 
+from embedder.datasets import Dataset
 from embedder.errors import (
     CellBusyError,
     EncodingError,
     FingerprintError,
-    StoreError,
-    StoreFullError,
 )
 from embedder.fingerprint import Fingerprint
 from embedder.image import lay_out
-from embedder.store import Cell, Header, read_cell
+from embedder.store import Cell, Header, read_cell, store_errors
 from embedder.types import Labels, Split, Vectors, case_id
 
 log = logging.getLogger("casebook")
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class CellWriter:
     """The only writer of one cell, new or resumed; a context manager.
 
-    Raises CellBusyError while another process writes the cell, FingerprintError where what is
-    there was made in another way, StoreFullError and StoreError as the disk demands.
+    ``stamp`` tells one state of the dataset's file from another: where it differs from that of an
+    interrupted run, a split that was not finished, and so never compared with its checksum, is
+    begun anew. Raises CellBusyError while another process writes the cell, FingerprintError where
+    what is there was made in another way, StoreFullError and StoreError as the disk demands.
     """
 
-    def __init__(self, path: Path, header: Header, labels: dict[Split, Labels]) -> None:
+    def __init__(
+        self, path: Path, header: Header, labels: dict[Split, Labels], stamp: str = ""
+    ) -> None:
         self.path = path
         self.partial = path.with_name(f"{path.name}.partial")
         self._progress = path.with_name(f"{path.name}.progress")
         self._header = header
         self._labels = labels
+        self._stamp = stamp
         self._lock = FileLock(f"{path}.lock", timeout=0)
         self._file = -1
+        self.complete = False
         self.done = dict.fromkeys(Split, 0)
 
     def __enter__(self) -> CellWriter:
@@ -79,17 +79,12 @@ class CellWriter:
     ) -> None:
         try:
             if self._file >= 0:
-                with store_errors(self.path):
-                    self.flush()
+                self.flush()
         finally:
             if self._file >= 0:
                 os.close(self._file)
                 self._file = -1
             self._lock.release()
-
-    @property
-    def complete(self) -> bool:
-        return self._file < 0
 
     def append(self, split: Split, first: int, vectors: Vectors) -> None:
         """Write the rows of ``split`` from ``first`` on, float32 (B, D); safe after ``flush``.
@@ -102,6 +97,11 @@ class CellWriter:
             raise EncodingError(f"row {first} of {split} came where {self.done[split]} is next")
         with np.errstate(over="ignore"):
             stored = np.ascontiguousarray(vectors, extent.dtype)
+        if stored.ndim != 2 or stored.shape[1] != extent.width:
+            raise EncodingError(
+                f"{self._header.variant} gave embeddings of shape {stored.shape}; expected width "
+                f"{extent.width}"
+            )
         wrong = np.flatnonzero(~np.isfinite(stored).all(axis=1))
         if len(wrong):
             row = case_id(self._header.dataset.name, split, first + int(wrong[0]))
@@ -112,14 +112,19 @@ class CellWriter:
         if first + len(stored) > extent.rows:
             raise EncodingError(f"{split} has {extent.rows} rows, and more images came")
         with store_errors(self.path):
-            _write_all(self._file, stored.data.cast("B"), extent.offset + first * extent.row_bytes)
+            _write_all(
+                self._file,
+                stored.reshape(-1).view(np.uint8).data,
+                extent.offset + first * extent.row_bytes,
+            )
         self.done[split] = first + len(stored)
 
     def flush(self) -> None:
         """Put what was appended on disk, then say so in the progress file."""
         with store_errors(self.path):
             os.fsync(self._file)
-            _replace(self._progress, json.dumps({str(s): n for s, n in self.done.items()}))
+            progress = {**{str(s): n for s, n in self.done.items()}, "stamp": self._stamp}
+            _replace(self._progress, json.dumps(progress))
 
     def forget(self, split: Split) -> None:
         """Begin ``split`` anew, also for whoever resumes."""
@@ -136,6 +141,7 @@ class CellWriter:
             os.close(self._file)
             self._file = -1
             os.replace(self.partial, self.path)
+            self.complete = True
             _sync_folder(self.path.parent)
             self._progress.unlink(missing_ok=True)
             # Whoever still waits with the old lock finds the cell complete.
@@ -144,14 +150,15 @@ class CellWriter:
     def _open(self) -> None:
         if self.path.exists():
             self._cell = read_cell(self.path)
-            refuse_other(self._cell, self._header.fingerprint)
+            refuse_other(self._cell, self._header.fingerprint, self._header.dataset)
+            self.complete = True
             self.done = {split: extent.rows for split, extent in self._cell.extents.items()}
             return
         if self.partial.exists():
             self._cell = read_cell(self.partial)
-            refuse_other(self._cell, self._header.fingerprint)
+            refuse_other(self._cell, self._header.fingerprint, self._header.dataset)
             warn_of_versions(self._cell, self._header.versions)
-            self.done = _read_progress(self._progress, self._cell)
+            self.done = _read_progress(self._progress, self._cell, self._stamp)
         else:
             self._progress.unlink(missing_ok=True)
             self._create()
@@ -168,12 +175,17 @@ class CellWriter:
 def rows_done(partial: Path) -> int:
     """How many rows of a partial cell, of all splits together, are safe."""
     progress = partial.with_name(partial.name.removesuffix(".partial") + ".progress")
-    return sum(_read_progress(progress, read_cell(partial)).values())
+    return sum(_read_progress(progress, read_cell(partial), None).values())
 
 
-def refuse_other(cell: Cell, asked: Fingerprint) -> None:
-    """Raise FingerprintError where ``cell`` was made in another way than ``asked``."""
+def refuse_other(cell: Cell, asked: Fingerprint, dataset: Dataset) -> None:
+    """Raise FingerprintError where ``cell`` was made in another way, or of another dataset."""
     differences = cell.header.fingerprint.differences(asked)
+    if cell.dataset.task is not dataset.task:
+        differences.append(f"task is {cell.dataset.task}, asked is {dataset.task}")
+    if cell.dataset.classes != dataset.classes:
+        theirs, ours = ", ".join(cell.dataset.classes), ", ".join(dataset.classes)
+        differences.append(f"classes are {theirs}, asked are {ours}")
     if differences:
         raise FingerprintError(
             f"{cell.path} was made in another way: {'; '.join(differences)}. "
@@ -192,27 +204,18 @@ def warn_of_versions(cell: Cell, versions: dict[str, str]) -> None:
         log.warning("%s was begun with %s", cell.path, "; ".join(changed))
 
 
-@contextmanager
-def store_errors(path: Path) -> Iterator[None]:
-    """Say in words what the file system says by number."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno in _FULL or "No space left" in reason:
-            raise StoreFullError(
-                f"no room to write {path}: {reason}; free some space and run again to go on"
-            ) from error
-        raise StoreError(f"cannot write {path}: {reason}; check --store") from error
+def _read_progress(path: Path, cell: Cell, stamp: str | None) -> dict[Split, int]:
+    """Rows of each split that are safe; none where that is not known.
 
-
-def _read_progress(path: Path, cell: Cell) -> dict[Split, int]:
-    """Rows of each split that are safe; none where that is not known."""
+    With another ``stamp`` only whole splits are; None stands for any.
+    """
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        counts = json.loads(path.read_text())
-        done = {split: int(counts[split]) for split in Split}
+        progress = json.loads(path.read_text())
+        done = {split: int(progress[split]) for split in Split}
         if all(0 <= done[split] <= cell.extents[split].rows for split in Split):
-            return done
+            trusted = stamp is None or progress["stamp"] == stamp
+            whole = {s: n for s, n in done.items() if trusted or n == cell.extents[s].rows}
+            return {**dict.fromkeys(Split, 0), **whole}
     return dict.fromkeys(Split, 0)
 
 

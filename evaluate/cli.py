@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedder import console
-from embedder.datasets import FAMILIES, is_path
+from embedder.backbones import BENCHMARK
+from embedder.datasets import FAMILIES, is_path, name_of_path
 from embedder.errors import CasebookError, EvaluationError, UsageError
 from embedder.registry import find
 from embedder.types import Distance, Split
@@ -34,7 +37,12 @@ def build_parser() -> console.Parser:
     console.add_list(
         parser, "--k", "K", "neighbours that vote (default 11); several share one search: 1,5,11"
     )
-    console.add_list(parser, "--model", "NAME", "only this backbone, or this variant of one")
+    console.add_list(
+        parser,
+        "--model",
+        "NAME",
+        "only this backbone, or this variant of one; all: the ten of the benchmark",
+    )
     console.add_list(parser, "--dataset", "NAME", "only this dataset; phantom: the built-in ones")
     console.add_list(parser, "--res", "PX", "only this side length")
     add_vote(parser)
@@ -125,14 +133,13 @@ def select_cells(store: Store, options: argparse.Namespace) -> tuple[list[Cell],
 
     Raises UnknownNameError for a name that no cell has, EvaluationError where none matches.
     """
-    from embedder.store import read_cell
-
     everything = list(store.paths())
     if not everything:
         raise EvaluationError(f"no embeddings in {store.root}; run embed first, or see --store")
     sizes = console.sizes(options.res)
     datasets = _dataset_names(options.dataset, {path.parts[-3] for path in everything})
-    models = set(console.words(options.model)) - {"all"}
+    asked = set(console.words(options.model))
+    models = (asked - {"all"}) | (set(BENCHMARK) if "all" in asked else set())
     cells: list[Cell] = []
     failures: list[str] = []
     known: set[str] = set()
@@ -140,7 +147,7 @@ def select_cells(store: Store, options: argparse.Namespace) -> tuple[list[Cell],
         dataset, size, _ = path.parts[-3:]
         wanted = (not datasets or dataset in datasets) and (not sizes or int(size) in sizes)
         try:
-            cell = read_cell(path)
+            cell = store.read(path)
         except CasebookError as error:
             if wanted and (not models or _may_be(path.stem, models)):
                 failures.append(str(error))
@@ -150,7 +157,7 @@ def select_cells(store: Store, options: argparse.Namespace) -> tuple[list[Cell],
         if wanted and (not models or names & models):
             cells.append(cell)
     if not failures:
-        for model in sorted(models):
+        for model in sorted(asked - {"all"}):
             find(dict.fromkeys(sorted(known)), model, "stored model")
     if not cells and not failures:
         raise EvaluationError(f"no stored cell matches; see casebook info --store {store.root}")
@@ -174,9 +181,10 @@ def _dataset_names(values: list[str] | None, stored: set[str]) -> set[str]:
         if word in FAMILIES:
             names |= {row.name for row in FAMILIES[word]}
         elif is_path(word):
-            stem = word.rstrip("/").rpartition("/")[2].removesuffix(".npz")
-            base, _, size = stem.rpartition("_")
-            names.add(base if size.isdecimal() and base in stored else stem)
+            found = re.search(r"_([0-9]+)\.npz$", word)
+            sizes = [int(found[1]), 0] if found else [None if Path(word).is_dir() else 0]
+            candidates = [name_of_path(Path(word), size) for size in sizes]
+            names.add(next((name for name in candidates if name in stored), candidates[-1]))
         else:
             find(dict.fromkeys(sorted(stored)), word, "stored dataset")
             names.add(word)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from embedder.errors import EvaluationError
-from embedder.writer import store_errors
+from embedder.store import store_errors
 from evaluate.metrics import Metrics
 
 FORMAT = "casebook-result"

@@ -22,10 +22,10 @@ FINGERPRINT = Fingerprint(
 )  # fmt: skip
 
 
-def header(**changes: object) -> Header:
+def header(variant: str = "fake", **changes: object) -> Header:
     """``changes`` are to the fingerprint."""
     fingerprint = replace(FINGERPRINT, **changes)  # type: ignore[arg-type]
-    return Header(DATASET, "fake", fingerprint, {"numpy": "2.0"})
+    return Header(DATASET, variant, fingerprint, {"numpy": "2.0"})
 
 
 def labels() -> dict[Split, Labels]:

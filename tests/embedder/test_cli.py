@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from embedder.cli import main, size_text
+from embedder.cli import main
+from embedder.console import size_text
 from embedder.store import Store
+from embedder.types import Pixels, Vectors
 from tests.conftest import NpzMaker
 
 
@@ -31,6 +33,11 @@ def stored(tmp_path: Path) -> list[str]:
         (["--res", "32"], "exists at 28, 64, 128 and 224 px, not 32"),
         (["--res", "big"], "--res 'big' is no number"),
         (["--batch-size", "0"], "--batch-size '0' is no number from 1 on"),
+        (["--batch-size", ""], "an option has an empty value"),
+        (["--batch-size", "5,7"], "--batch-size takes one number"),
+        (["--model", ""], "an option has an empty value"),
+        (["--dataset", "hog,"], "an option has an empty value"),
+        (["--random-weights", "9" * 30, "--model", "dino"], "a seed from 0 to 4294967295"),
         (["--batch-size", "many"], "--batch-size 'many' is no number from 1 on"),
         (["--precision", "fp8"], "--precision: invalid choice: 'fp8'"),
         (["--random-weights", "x"], "--random-weights: invalid int value"),
@@ -60,7 +67,9 @@ def test_a_dataset_that_is_not_there_is_one_line_and_status_one(
     assert main(["--dataset", str(tmp_path / "absent.npz")]) == 1
     assert "check the path of the dataset" in capsys.readouterr().err
     assert main(["--dataset", str(tmp_path / "absent") + "/"]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+    failed, error = capsys.readouterr().err.splitlines()
+    assert failed.startswith("failed: ")
+    assert error.startswith("error: 1 of 1 cells failed")
 
 
 def test_names_repeat_and_take_commas(
@@ -119,6 +128,26 @@ def test_an_interruption_keeps_what_is_finished(
     monkeypatch.setattr(HogBackbone, "embed", interrupt)
     assert main(["--dataset", str(make_npz())]) == 130
     assert "error: interrupted; what was finished is kept" in capsys.readouterr().err
+
+
+def test_a_defect_of_one_cell_leaves_the_others(
+    make_npz: NpzMaker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from embedder.hog import HogBackbone
+
+    embed, calls = HogBackbone.embed, []
+
+    def fail_once(self: HogBackbone, pixels: Pixels) -> Vectors:
+        calls.append(len(pixels))
+        if len(calls) == 1:
+            raise ZeroDivisionError("oops")
+        return embed(self, pixels)
+
+    monkeypatch.setattr(HogBackbone, "embed", fail_once)
+    assert main(["--dataset", f"{make_npz('one.npz')},{make_npz('two.npz')}"]) == 1
+    output, errors = capsys.readouterr()
+    assert "failed: hog one 28 px: unexpected ZeroDivisionError: oops; please report" in errors
+    assert "1 cell embedded" in output
 
 
 def test_an_unwritable_store_is_a_clear_error(

@@ -46,7 +46,7 @@ def test_warnings_are_one_line_on_standard_error(capsys: pytest.CaptureFixture[s
 
 
 def test_lists_repeat_and_take_commas() -> None:
-    assert console.words(["a,b", " c ", ""]) == ["a", "b", "c"]
+    assert console.words(["a,b", " c "]) == ["a", "b", "c"]
     assert console.words(None) == []
     assert console.numbers(["11,1", "11"], "--k") == [11, 1]
     assert console.sizes(None) is None
@@ -54,7 +54,13 @@ def test_lists_repeat_and_take_commas() -> None:
     assert console.sizes(["28,64"]) == (28, 64)
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "x", "1.5", "²"])
+def test_an_empty_word_is_refused() -> None:
+    for values in ([""], ["a,"], [","]):
+        with pytest.raises(UsageError, match="empty value"):
+            console.words(values)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "x", "1.5", "²", "9" * 5000])
 def test_a_number_is_from_one_on(value: str) -> None:
     with pytest.raises(UsageError, match="is no number from 1 on"):
         console.numbers([value], "--k")

@@ -490,7 +490,7 @@ def test_checksum_is_that_of_the_content(tmp_path: Path) -> None:
     shutil.copytree(here, there)
     os.utime(there / "train" / "cat" / "0.png", (0, 0))
     assert FolderSource(here, 4).checksum == FolderSource(there, 9).checksum
-    assert FolderSource(here, 4).checksum.startswith("folder:sha256:")
+    assert FolderSource(here, 4).checksum.startswith("folder-1:sha256:")
 
 
 def test_file_name_that_is_not_utf_8(tmp_path: Path) -> None:

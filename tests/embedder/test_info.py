@@ -13,7 +13,7 @@ from tests.embedder.cells import header, labels, vectors
 
 def write(root: Path, variant: str, rows: int) -> Path:
     path = root / "tiny" / "28" / f"{variant}.h5"
-    with CellWriter(path, header(), labels()) as writer:
+    with CellWriter(path, header(variant), labels()) as writer:
         for split in Split:
             writer.append(split, 0, vectors(split)[:rows])
         if rows >= 20:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import h5py
@@ -12,13 +13,14 @@ from embedder.plan import PlannedCell, State, plan
 from embedder.recipe import Recipe, Storage, Weights
 from embedder.sources import Library
 from embedder.store import Store
+from embedder.types import Split, Task
 from tests.conftest import NpzMaker, write_npz
 
 HOG = Recipe(BACKBONES["hog"])
 
 
 def make_plan(tmp_path: Path, *names: str, recipe: Recipe = HOG) -> list[PlannedCell]:
-    return plan(Store(tmp_path / "store"), Library(tmp_path), names, None, [recipe])
+    return plan(Store(tmp_path / "store"), Library(tmp_path), names, None, [recipe]).cells
 
 
 def embed(tmp_path: Path, cell: PlannedCell) -> list[int]:
@@ -89,7 +91,7 @@ def test_an_older_schema_is_refused(make_npz: NpzMaker, tmp_path: Path) -> None:
 def test_a_complete_cell_needs_its_dataset_file_no_more(make_npz: NpzMaker, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     library = Library(tmp_path / "nowhere")
-    (cell,) = plan(store, library, ["breastmnist"], None, [HOG])
+    (cell,) = plan(store, library, ["breastmnist"], None, [HOG]).cells
     assert cell.state is State.NEW
     assert not library.is_here("breastmnist", 28)
 
@@ -97,5 +99,68 @@ def test_a_complete_cell_needs_its_dataset_file_no_more(make_npz: NpzMaker, tmp_
 def test_recipes_keep_to_cells_of_their_own(make_npz: NpzMaker, tmp_path: Path) -> None:
     path = str(make_npz())
     recipes = [Recipe(BACKBONES["resnet18"], Weights(random_seed=seed)) for seed in (0, 1)]
-    cells = plan(Store(tmp_path / "store"), Library(tmp_path), [path], None, recipes)
+    cells = plan(Store(tmp_path / "store"), Library(tmp_path), [path], None, recipes).cells
     assert [cell.path.name for cell in cells] == ["resnet18-random0.h5", "resnet18-random1.h5"]
+
+
+def test_another_task_is_refused(make_npz: NpzMaker, tmp_path: Path) -> None:
+    path = str(make_npz())
+    embed(tmp_path, make_plan(tmp_path, path)[0])
+    library = Library(tmp_path, task=Task.ORDINAL)
+    (cell,) = plan(Store(tmp_path / "store"), library, [path], None, [HOG]).cells
+    assert "task is multi-class, asked is ordinal" in str(cell.refusal)
+
+
+def test_images_larger_than_the_canvas_are_refused_before_anything_is_made(
+    make_npz: NpzMaker, tmp_path: Path
+) -> None:
+    path = str(make_npz(size=256, counts=(3, 3, 3)))
+    resnet = Recipe(BACKBONES["resnet18"], Weights(random_seed=0))
+    hog, net = plan(Store(tmp_path / "store"), Library(tmp_path), [path], None, [HOG, resnet]).cells
+    assert hog.state is State.NEW
+    assert "256 px do not fit the canvas of 224 px" in str(net.refusal)
+
+
+def test_a_dataset_that_cannot_be_read_leaves_the_others(
+    make_npz: NpzMaker, tmp_path: Path
+) -> None:
+    bad = tmp_path / "bad.npz"
+    bad.write_bytes(b"not a zip")
+    planned = plan(
+        Store(tmp_path / "s"), Library(tmp_path), [str(bad), str(make_npz())], None, [HOG]
+    )
+    assert [cell.dataset.name for cell in planned.cells] == ["tiny"]
+    ((name, error),) = planned.failures
+    assert name == str(bad)
+    assert "truncated or damaged" in str(error)
+
+
+@pytest.mark.parametrize("name", ["...npz", ".hidden.npz", "results.npz"])
+def test_a_name_that_leads_out_of_its_place_is_refused(
+    make_npz: NpzMaker, tmp_path: Path, name: str
+) -> None:
+    planned = plan(Store(tmp_path / "s"), Library(tmp_path), [str(make_npz(name))], None, [HOG])
+    assert not planned.cells
+    assert "gives no name for the store" in str(planned.failures[0][1])
+
+
+def test_a_dataset_file_that_was_exchanged_midway_begins_its_split_anew(
+    make_npz: NpzMaker, tmp_path: Path
+) -> None:
+    """Its first rows were damaged when they were embedded, and an interruption hid it."""
+    path = make_npz(compressed=False)
+    whole = path.read_bytes()
+    pixel = whole.index(Library(tmp_path).open(str(path), 28).pick(Split.TRAIN, [0]).tobytes())
+    path.write_bytes(whole[:pixel] + bytes(28) + whole[pixel + 28 :])
+    (cell,) = make_plan(tmp_path, str(path))
+    steps = Engine(Library(tmp_path), "cpu", 4).embed(cell)
+    assert [next(steps) for _ in range(2)] == [0, 4]
+    steps.close()  # type: ignore[attr-defined]
+    path.write_bytes(whole)
+    os.utime(path, ns=(1, 1))
+    (cell,) = make_plan(tmp_path, str(path))
+    assert embed(tmp_path, cell)[0] == 0
+    resumed = cell.path.read_bytes()
+    cell.path.unlink()
+    embed(tmp_path, make_plan(tmp_path, str(path))[0])
+    assert cell.path.read_bytes() == resumed

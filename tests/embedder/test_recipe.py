@@ -52,7 +52,7 @@ def test_a_checkpoint_says_where_the_weights_come_from(tmp_path: Path) -> None:
 def test_options_that_contradict_one_another_are_refused() -> None:
     with pytest.raises(UsageError, match="exclude each other"):
         Weights(Path("w.pth"), 0)
-    with pytest.raises(UsageError, match="0 or more"):
+    with pytest.raises(UsageError, match="from 0 to 4294967295"):
         Weights(random_seed=-1)
     with pytest.raises(UsageError, match="hog has no weights"):
         Recipe(HOG_ROW, Weights(random_seed=0))

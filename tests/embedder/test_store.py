@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import h5py
@@ -43,8 +44,6 @@ def test_embeddings_are_mapped_read_only(path: Path) -> None:
 
 def test_a_file_is_read_with_plain_h5py_from_the_words_of_the_specification(path: Path) -> None:
     """Follows docs/store-format.md and uses nothing of casebook."""
-    import json
-
     with h5py.File(path, "r") as file:
         assert file.attrs["format"] == "casebook-cell"
         assert file.attrs["schema"] == 1
@@ -138,8 +137,52 @@ def test_a_label_that_names_no_class_is_refused(path: Path) -> None:
     replace(path, "val/labels", np.full((5, 1), 3, np.uint8))
     cell = read_cell(path)
     assert cell.labels(Split.TRAIN).max() == 2
-    with pytest.raises(DamagedCellError, match="val/labels holds 3, which names no class"):
+    with pytest.raises(DamagedCellError, match="val/labels holds 3, which is no class"):
         cell.labels(Split.VAL)
+
+
+@pytest.mark.parametrize("field", ["size", "width", "backbone", "weights"])
+def test_a_fingerprint_of_another_type_is_refused(path: Path, field: str) -> None:
+    with h5py.File(path, "r+") as file:
+        facts = json.loads(file.attrs["fingerprint"])
+        facts[field] = [facts[field]]
+        file.attrs["fingerprint"] = json.dumps(facts)
+    with pytest.raises(DamagedCellError, match=f"for {field}"):
+        read_cell(path)
+
+
+def test_a_group_in_place_of_an_array_is_refused(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        del file["train/embeddings"]
+        file.create_group("train/embeddings")
+    with pytest.raises(DamagedCellError, match="delete it and embed again"):
+        read_cell(path)
+
+
+def test_a_flipped_byte_of_the_structure_is_refused_or_harmless(path: Path) -> None:
+    whole = path.read_bytes()
+    messages = []
+    for at in range(0, 2000, 7):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            cell = read_cell(path)
+            for split in Split:
+                cell.labels(split)
+        except StoreError as error:
+            messages.append(str(error))
+    assert messages
+    assert not any("\n" in message for message in messages)
+
+
+def test_a_cell_that_was_moved_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    path = write(store.path("tiny", 28, "fake"))
+    assert store.read(path).dataset == DATASET
+    for place in (store.path("tiny", 64, "fake"), store.path("tiny", 28, "copy")):
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(path.read_bytes())
+        with pytest.raises(DamagedCellError, match="belongs at"):
+            store.read(place)
 
 
 def test_a_chunked_array_is_refused(path: Path) -> None:

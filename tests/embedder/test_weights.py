@@ -183,3 +183,27 @@ def test_an_unknown_checkpoint_suggests_the_nearest(name: str, hint: str) -> Non
 def test_a_checkpoint_that_takes_another_size_is_refused() -> None:
     with pytest.raises(BackboneError, match="takes 336 px, not 224 px"):
         describe("open_clip:ViT-L-14-336/openai")
+
+
+def test_weights_of_another_patch_size_are_not_resampled(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    other = timm.create_model("vit_tiny_patch16_224", num_classes=21843, img_size=112, patch_size=8)
+    torch.save(other.state_dict(), tmp_path / "w.pth")
+    row = describe("timm:vit_tiny_patch16_224.augreg_in21k")
+    with pytest.raises(WeightsError, match=r"patch_embed.proj.weight is \(192, 3, 8, 8\)"):
+        load(Recipe(row, Weights(tmp_path / "w.pth")))
+
+
+def test_weights_at_the_native_size_are_fitted_to_the_canvas(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    native = timm.create_model("test_vit.r160_in1k").state_dict()
+    torch.save(native, tmp_path / "w.pth")
+    row = describe("timm:test_vit.r160_in1k")
+    loaded = load(Recipe(row, Weights(tmp_path / "w.pth")))
+    assert loaded.backbone.embed(np.zeros((1, 28, 28, 1), np.uint8)).shape == (1, 64)
+
+
+def test_a_checkpoint_that_cannot_be_run_is_refused() -> None:
+    name = "timm:crossvit_9_240.in1k"
+    with pytest.raises(BackboneError, match="choose another checkpoint"):
+        load(Recipe(describe(name), Weights(random_seed=0)))

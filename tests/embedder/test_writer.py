@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from embedder.errors import (
     StoreFullError,
 )
 from embedder.store import read_cell
-from embedder.types import Split
+from embedder.types import Split, Task
 from embedder.writer import CellWriter, rows_done
 from tests.embedder.cells import COUNTS, header, labels, vectors
 
@@ -109,6 +110,36 @@ def test_an_unreadable_progress_file_costs_the_rows_and_no_more(path: Path, text
     np.testing.assert_array_equal(
         read_cell(path).embeddings(Split.TRAIN), vectors(Split.TRAIN)
     )  # fmt: skip
+
+
+def test_another_state_of_the_dataset_begins_an_unfinished_split_anew(path: Path) -> None:
+    with CellWriter(path, header(), labels(), "one") as writer:
+        writer.append(Split.TRAIN, 0, vectors(Split.TRAIN))
+        writer.append(Split.VAL, 0, vectors(Split.VAL)[:3])
+    with CellWriter(path, header(), labels(), "one") as writer:
+        assert list(writer.done.values()) == [20, 3, 0]
+    with CellWriter(path, header(), labels(), "two") as writer:
+        assert list(writer.done.values()) == [20, 0, 0]
+
+
+def test_embeddings_of_another_width_are_refused(path: Path) -> None:
+    with open_writer(path) as writer, pytest.raises(EncodingError, match="expected width 6"):
+        writer.append(Split.TRAIN, 0, np.ones((2, 5), np.float32))
+
+
+def test_another_task_or_other_classes_are_refused(path: Path) -> None:
+    write_whole(path)
+    plain = header()
+    for changes, message in (
+        ({"task": Task.ORDINAL}, "task is multi-class, asked is ordinal"),
+        ({"classes": ("a", "b", "d")}, "classes are a, b, c, asked are a, b, d"),
+    ):
+        asked = replace(plain, dataset=replace(plain.dataset, **changes))
+        with (
+            pytest.raises(FingerprintError, match=message),
+            CellWriter(path, asked, labels()),
+        ):
+            pass
 
 
 def test_rows_out_of_order_are_refused(path: Path) -> None:
@@ -217,6 +248,7 @@ def test_twenty_kills_at_random_moments_change_no_byte(path: Path, tmp_path: Pat
             assert path.read_bytes() == expected
             finished += 1
             path.unlink()
+    assert finished
     assert write_whole(path) == expected
     assert names(path) == ["fake.h5"]
 
@@ -300,4 +332,4 @@ def test_progress_says_rows_per_split(path: Path) -> None:
         writer.append(Split.TRAIN, 0, vectors(Split.TRAIN))
         writer.append(Split.VAL, 0, vectors(Split.VAL)[:2])
     text = path.with_name("fake.h5.progress").read_text()
-    assert json.loads(text) == {"train": 20, "val": 2, "test": 0}
+    assert json.loads(text) == {"train": 20, "val": 2, "test": 0, "stamp": ""}

@@ -58,7 +58,7 @@ def write_cell(
     counts = (len(vectors[Split.TRAIN]), len(vectors[Split.VAL]), len(vectors[Split.TEST]))
     dataset = Dataset(name, task, 1, counts, classes, "CC0")
     fingerprint = Fingerprint(
-        name, checksum, size, backbone, checkpoint, None, "pooled", "none", width, "fp32", storage
+        name, checksum, size, backbone, checkpoint, "none", "pooled", "none", width, "fp32", storage
     )
     variant = variant or backbone
     header = Header(dataset, variant, fingerprint, {"torch": "9.9", "numpy": "8.8"})

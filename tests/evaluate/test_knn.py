@@ -193,7 +193,7 @@ def test_more_neighbours_than_cases(make_cell: CellMaker) -> None:
 
 
 def test_labels_out_of_range(make_cell: CellMaker) -> None:
-    with pytest.raises(DamagedCellError, match="test/labels holds 7, which names no class"):
+    with pytest.raises(DamagedCellError, match="test/labels holds 7, which is no class"):
         evaluate(make_cell(*THREE, QUERIES[0], [0, 1, 2, 7]), Protocol((1,)))
 
 

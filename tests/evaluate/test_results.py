@@ -114,5 +114,5 @@ def test_no_text_at_all(tmp_path: Path) -> None:
 
 def test_a_store_that_cannot_be_written(tmp_path: Path, make_record: RecordMaker) -> None:
     (tmp_path / "results").write_text("a file where the folder should be")
-    with pytest.raises(StoreError, match=f"cannot write {tmp_path / 'results'}"):
+    with pytest.raises(StoreError, match=f"cannot use {tmp_path / 'results'}"):
         results.append(tmp_path, [make_record()])
