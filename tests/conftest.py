@@ -51,21 +51,6 @@ class FirstVote:
         return weights
 
 
-@pytest.fixture
-def fake_backbone() -> FakeBackbone:
-    return FakeBackbone()
-
-
-@pytest.fixture
-def fake_index() -> FakeIndex:
-    return FakeIndex()
-
-
-@pytest.fixture
-def first_vote() -> FirstVote:
-    return FirstVote()
-
-
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test touches the home folder, or is led by the caller's environment."""

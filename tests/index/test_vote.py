@@ -14,6 +14,7 @@ from evaluate.metrics import predict
 from index.reference import ReferenceIndex
 from index.search import Neighbours, SupportSet
 from index.vote import DistanceVote, MajorityVote, SoftmaxVote, Vote, count_votes
+from tests.conftest import FakeIndex, FirstVote
 
 COSINE, EUCLIDEAN = Distance.COSINE, Distance.EUCLIDEAN
 EVERY = [MajorityVote(), DistanceVote(), SoftmaxVote()]
@@ -285,6 +286,17 @@ def test_multilabel_is_binary_per_label(
         np.testing.assert_allclose(scores[:, label], alone[:, 1], rtol=1e-12)
 
 
-def test_any_vote_will_do(first_vote: Vote) -> None:
-    assert vote_of([2, 0, 0], [0.9, 0.8, 0.7], first_vote) == [0, 0, 1]
-    assert [v.weighted for v in (*EVERY, first_vote)] == [False, True, True, True]
+def test_any_vote_will_do() -> None:
+    assert vote_of([2, 0, 0], [0.9, 0.8, 0.7], FirstVote()) == [0, 0, 1]
+    assert [v.weighted for v in (*EVERY, FirstVote())] == [False, True, True, True]
+
+
+def test_a_new_index_and_a_new_vote_fit_in() -> None:
+    """The seams: whatever searches, and whatever weighs, scores are counted the same way."""
+    found = FakeIndex().search(np.zeros((2, 4), np.float32), 3)
+    labels = np.array([[2], [1], [1]], np.uint8)
+    counts = (Task.MULTICLASS, 3)
+    first = count_votes(found, labels, *counts, FirstVote(), Distance.COSINE)
+    np.testing.assert_array_equal(first, [[0, 0, 1], [0, 0, 1]])
+    majority = count_votes(found, labels, *counts, MajorityVote(), Distance.COSINE)
+    np.testing.assert_allclose(majority, [[0, 2 / 3, 1 / 3]] * 2)
