@@ -54,6 +54,9 @@ def _describe_open_clip(name: str, checkpoint: str) -> Checkpoint:
 
     architecture, _, tag = checkpoint.partition("/")
     pairs = dict.fromkeys(f"{arch}/{t}" for arch, t in open_clip.list_pretrained())
+    tags = [pair for pair in pairs if pair.startswith(f"{architecture}/")]
+    if tags and checkpoint not in pairs:
+        raise UnknownNameError(f"open_clip has no {checkpoint!r}; it has {', '.join(tags)}")
     find(pairs, checkpoint, "open_clip checkpoint")
     config = open_clip.get_model_config(architecture)
     weights = open_clip.get_pretrained_cfg(architecture, tag)

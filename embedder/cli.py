@@ -19,6 +19,7 @@ from embedder.types import Task
 if TYPE_CHECKING:
     from embedder.engine import Engine
     from embedder.plan import Plan, PlannedCell
+    from embedder.sources import Library
 
 _LISTED = 24
 
@@ -83,7 +84,7 @@ def _handle(options: argparse.Namespace) -> int:
     library = library_from_environment(options.data, task)
     store = Store(options.store or default_root())
     planned = plan(store, library, names, console.sizes(options.res), recipes)
-    _print_plan(planned.cells, store.root)
+    _print_plan(planned.cells, store.root, library)
     if options.dry_run:
         return 0
     if all(cell.state in (State.COMPLETE, State.REFUSED) for cell in planned.cells):
@@ -96,6 +97,8 @@ def _handle(options: argparse.Namespace) -> int:
 
 def _recipes(models: list[str], options: argparse.Namespace) -> list[Recipe]:
     weights = Weights(options.weights, options.random_weights)
+    if weights.file is not None and not weights.file.is_file():
+        raise UsageError(f"no weights at {weights.file}; check --weights")
     if options.weights is not None and len(models) > 1:
         raise UsageError("--weights fits one backbone; give a single --model")
     rows = []
@@ -121,7 +124,7 @@ def _batch_size(text: str) -> int | None:
     return numbers[0]
 
 
-def _print_plan(cells: list[PlannedCell], root: Path) -> None:
+def _print_plan(cells: list[PlannedCell], root: Path, library: Library) -> None:
     from embedder.plan import State
 
     left = [cell for cell in cells if cell.state in (State.NEW, State.PARTIAL)]
@@ -133,7 +136,7 @@ def _print_plan(cells: list[PlannedCell], root: Path) -> None:
                 c.size,
                 f"{c.images:,}",
                 console.size_text(c.bytes),
-                c.state,
+                _state_text(c),
             )
             for c in cells
         ]
@@ -143,13 +146,24 @@ def _print_plan(cells: list[PlannedCell], root: Path) -> None:
     others = len(cells) - len(left) - complete
     refused = f", {others} refused" if others else ""
     place = next(path for path in (root, *root.absolute().parents) if path.is_dir())
-    images, taken = sum(c.images for c in left), sum(c.bytes for c in left)
+    images, taken = sum(c.images - c.done for c in left), sum(c.bytes for c in left)
     print(
         f"plan: {console.cells_text(len(left))} to embed, {complete} complete{refused}; "
         f"{images:,} images, {console.size_text(taken)} in "
         f"{root} ({console.size_text(shutil.disk_usage(place).free)} free)",
-        flush=True,
     )
+    absent = {(c.source, c.size) for c in left if not library.is_here(c.source, c.size)}
+    if absent:
+        print(f"to fetch first: {len(absent)} dataset files into {library.folder}")
+    sys.stdout.flush()
+
+
+def _state_text(cell: PlannedCell) -> str:
+    from embedder.plan import State
+
+    if cell.state is State.PARTIAL:
+        return f"{cell.state}, {100 * cell.done // cell.images} % done"
+    return str(cell.state)
 
 
 def _run(planned: Plan, engine: Engine | None) -> int:
@@ -168,6 +182,8 @@ def _run(planned: Plan, engine: Engine | None) -> int:
                 raise cell.refusal or CasebookError("no engine")
             images += _embed(engine, cell)
             embedded += 1
+        except UsageError:
+            raise
         except Exception as error:  # whatever hinders one cell, the others go on
             failed.append(_report(cell.title, error))
     count = len(planned.cells) + len(planned.failures)

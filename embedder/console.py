@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import logging
 import os
 import re
@@ -30,13 +31,17 @@ class Parser(argparse.ArgumentParser):
 
 def add_folders(parser: argparse.ArgumentParser, *, data: bool = False) -> None:
     parser.add_argument(
-        "--store", type=Path, metavar="DIR", help="embeddings (CASEBOOK_STORE, or ./store)"
+        "--store", type=_folder, metavar="DIR", help="embeddings (CASEBOOK_STORE, or ./store)"
     )
     if data:
         parser.add_argument(
             "--data", type=Path, metavar="DIR",
             help="MedMNIST+ files (CASEBOOK_DATA, or ~/.medmnist)",
         )  # fmt: skip
+
+
+def _folder(text: str) -> Path:
+    return Path(text).expanduser()
 
 
 def add_list(parser: argparse.ArgumentParser, name: str, metavar: str, text: str) -> None:
@@ -138,6 +143,8 @@ def _fail(message: str, status: int) -> int:
 def _set_up_messages() -> None:
     """Our warnings are a line each on standard error; those of libraries stay unsaid."""
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
     logger = logging.getLogger("casebook")
     logger.handlers[:] = [_Lines()]
     logger.setLevel(logging.WARNING)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from embedder.errors import DatasetError
+from embedder.errors import DatasetError, UnknownNameError
 from embedder.registry import by_name, find
 from embedder.types import Labels, Pixels, Split, Task
 
@@ -176,7 +176,7 @@ def name_of_path(path: Path, size: int | None) -> str:
     name = path.resolve().name
     if size is not None:
         name = name.removesuffix(".npz").removesuffix(f"_{size}")
-    if not name or name.startswith(".") or name == "results":
+    if not name or name.startswith(".") or name in {"results", *FAMILIES}:
         raise DatasetError(f"{path} gives no name for the store; rename it")
     return name
 
@@ -193,6 +193,10 @@ def expand(names: Sequence[str]) -> list[str]:
         elif is_path(name):
             found[name] = None
         else:
+            if name not in DATASETS and Path(name).exists():
+                raise UnknownNameError(
+                    f"unknown dataset {name!r}; to name the path, write ./{name}"
+                )
             find({**DATASETS, **dict.fromkeys(FAMILIES)}, name, "dataset")
             found[name] = None
     return list(found)

@@ -120,6 +120,11 @@ def _download_errors(url: str, path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, HTTPException, ValueError) as error:
+        remote = isinstance(error, urllib.error.URLError)
+        if isinstance(error, OSError) and not remote and error.filename is not None:
+            raise DownloadError(
+                f"cannot write {error.filename}: {error.strerror}; give another --data"
+            ) from error
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         text = "".join(char if char.isprintable() else " " for char in str(reason)).strip()
         raise DownloadError(f"cannot fetch {url}: {text}; run again, {_hint(path)}") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 
@@ -56,10 +57,15 @@ class Fingerprint:
             for field in fields(self)
         )
         return [
-            f"{name.replace('_', ' ')} is {mine}, asked is {theirs}"
+            f"{name.replace('_', ' ')} is {_shorten(mine)}, asked is {_shorten(theirs)}"
             for name, mine, theirs in pairs
             if mine != theirs and mine is not None and theirs is not None
         ]
+
+
+def _shorten(value: object) -> str:
+    """Of a hash the first twelve digits tell it from another."""
+    return re.sub("([0-9a-f]{12})[0-9a-f]{52}", r"\1…", str(value))
 
 
 def library_versions() -> dict[str, str]:

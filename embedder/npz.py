@@ -97,7 +97,7 @@ class NpzSource:
             raise DatasetError(f"no file {self.path}; check the path of the dataset") from error
         except _DAMAGED as error:
             raise DamagedDatasetError(
-                f"{self.path} is truncated or damaged ({error}); delete it and fetch it again"
+                f"{self.path} is truncated or damaged ({error}); get an intact copy"
             ) from error
         except OSError as error:
             raise DatasetError(f"cannot read {self.path}: {error.strerror or error}") from error
@@ -105,6 +105,8 @@ class NpzSource:
     def _image_shape(self, archive: zipfile.ZipFile, split: Split) -> tuple[int, ...]:
         with self._array(archive, f"{split}_images") as (_, shape):
             square = len(shape) in (3, 4) and shape[1] == shape[2] and shape[3:] in ((), (1,), (3,))
+            if square and shape[0] == 0:
+                raise DatasetError(f"{self.path}: {split} is empty; every split needs an image")
             if not square or min(shape) < 1:
                 raise DatasetError(
                     f"{self.path}: {split}_images has shape {shape}; "
@@ -148,7 +150,7 @@ class NpzSource:
             if held != prod(shape):
                 raise DatasetError(
                     f"{self.path}: {name} holds {held:,} bytes, its shape {shape} takes "
-                    f"{prod(shape):,}; delete the file and fetch it again"
+                    f"{prod(shape):,}; get an intact copy"
                 )
             yield stream, shape
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from embedder.backbones import CANVAS
 from embedder.datasets import Dataset
-from embedder.errors import CasebookError, DatasetError, EncodingError, StoreError
+from embedder.errors import CasebookError, DatasetError, EncodingError, StoreError, UsageError
 from embedder.fingerprint import Fingerprint
 from embedder.recipe import Recipe, Storage
 from embedder.sources import Library
 from embedder.store import Store, read_cell, store_errors
-from embedder.writer import refuse_other
+from embedder.writer import refuse_other, rows_done
 
 
 class State(StrEnum):
@@ -31,8 +31,8 @@ class State(StrEnum):
 class PlannedCell:
     """One dataset at one size by one recipe.
 
-    ``source`` is the dataset as the user named it; ``refusal`` why a stored file of this name
-    cannot stand for the cell.
+    ``source`` is the dataset as the user named it; ``done`` how many images an interrupted run
+    left; ``refusal`` why a stored file of this name cannot stand for the cell.
     """
 
     source: str
@@ -41,6 +41,7 @@ class PlannedCell:
     recipe: Recipe
     path: Path
     state: State
+    done: int = 0
     refusal: CasebookError | None = None
 
     @property
@@ -94,21 +95,27 @@ def plan(
                 sources.append((name, size, known or library.open(name, size).dataset))
         except DatasetError as error:
             failures.append((name, error))
-    cells = [
-        _look(store, library, PlannedCell(name, dataset, size, recipe, _NOWHERE, State.NEW))
-        for recipe in recipes
-        for name, size, dataset in sources
-    ]
-    return Plan(cells, failures)
+    cells: dict[Path, PlannedCell] = {}
+    for recipe in recipes:
+        for name, size, dataset in sources:
+            path = store.path(dataset.name, size, recipe.variant)
+            cell = PlannedCell(name, dataset, size, recipe, path, State.NEW)
+            if path not in cells:
+                cells[path] = _look(library, cell)
+            elif not _is_same(cells[path].source, name):
+                other = cells[path].source
+                clash = UsageError(f"{other} and {name} have one name in the store; rename one")
+                failures.append((name, clash))
+    return Plan(list(cells.values()), failures)
 
 
-_NOWHERE = Path()
+def _is_same(one: str, other: str) -> bool:
+    return Path(one).resolve() == Path(other).resolve()
 
 
-def _look(store: Store, library: Library, cell: PlannedCell) -> PlannedCell:
-    """The same cell with its place, and what is there."""
-    path = store.path(cell.dataset.name, cell.size, cell.recipe.variant)
-    cell = replace(cell, path=path)
+def _look(library: Library, cell: PlannedCell) -> PlannedCell:
+    """The same cell with what is there already."""
+    path = cell.path
     try:
         if cell.size > CANVAS and cell.recipe.backbone.input_size:
             raise EncodingError(
@@ -123,7 +130,9 @@ def _look(store: Store, library: Library, cell: PlannedCell) -> PlannedCell:
         refuse_other(read_cell(path if complete else partial), asked, cell.dataset)
     except (StoreError, EncodingError) as error:
         return replace(cell, state=State.REFUSED, refusal=error)
-    return replace(cell, state=State.COMPLETE if complete else State.PARTIAL)
+    if complete:
+        return replace(cell, state=State.COMPLETE)
+    return replace(cell, state=State.PARTIAL, done=rows_done(partial))
 
 
 def _checksum(library: Library, cell: PlannedCell) -> str | None:

@@ -18,6 +18,10 @@ R = TypeVar("R", bound=Row)
 V = TypeVar("V")
 
 
+_LISTED = 40
+"""The most names that a message lists."""
+
+
 def by_name(rows: Iterable[R]) -> dict[str, R]:
     """``{row.name: row}`` in the given order; a name that stands twice is a ValueError."""
     table: dict[str, R] = {}
@@ -36,5 +40,6 @@ def find(table: Mapping[str, V], name: str, noun: str) -> V:
     if name in table:
         return table[name]
     near = difflib.get_close_matches(name.lower(), table, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(table)}"
+    known = ", ".join(table) if len(table) <= _LISTED else f"{len(table)} names"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {known}"
     raise UnknownNameError(f"unknown {noun} {name!r}; {hint}")

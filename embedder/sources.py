@@ -45,6 +45,8 @@ class Library:
             own = NpzSource(Path(name), task=self.task).size
             if asked and own not in asked:
                 raise UsageError(f"{name} holds images of {own} px; use --res {own}, or leave it")
+            if set(asked or ()) - {own}:
+                log.warning("%s holds images of %d px only; other sizes are left out", name, own)
             return (own,)
         wrong = [size for size in asked or () if size not in SIZES]
         if wrong and not is_path(name):
@@ -80,16 +82,27 @@ class Library:
 
     def _open(self, name: str, size: int) -> ImageSource:
         path, row = self.path(name, size), self.known(name)
-        if row is None and _is_folder(path):
-            return FolderSource(path, size, self.task)
-        if row is not None and name not in _MEDMNIST:
+        if row is None:
+            return self._open_path(path, size)
+        if name not in _MEDMNIST:
             return PhantomSource(row, size)
         if not self.is_here(name, size):
             self._fetch(name, size, path)
-        source = NpzSource(path, row, self.task)
-        if source.size != size:
-            raise DatasetError(f"{path} holds images of {source.size} px; expected {size}")
-        return source
+        return _of_size(NpzSource(path, row), size)
+
+    def _open_path(self, path: Path, size: int) -> ImageSource:
+        """A file or folder; a file called as one of MedMNIST+ has to be that dataset."""
+        if _is_folder(path):
+            folder = FolderSource(path, size, self.task)
+            if folder.dataset.name in DATASETS:
+                raise DatasetError(f"{path} has the name of a known dataset; rename it")
+            return folder
+        source = _of_size(NpzSource(path, task=self.task), size)
+        row = DATASETS.get(source.dataset.name)
+        try:
+            return NpzSource(path, row) if row else source
+        except DatasetError as error:
+            raise DatasetError(f"{error}; if it is another dataset, rename the file") from error
 
     def check_md5(self, name: str, size: int) -> None:
         """Warn where a MedMNIST+ file is not the official one, bit for bit."""
@@ -107,6 +120,12 @@ class Library:
         if self.mirror:
             url = f"{self.mirror.rstrip('/')}/{path.name}"
         download.fetch(url, path, md5)
+
+
+def _of_size(source: NpzSource, size: int) -> NpzSource:
+    if source.size != size:
+        raise DatasetError(f"{source.path} holds images of {source.size} px; expected {size}")
+    return source
 
 
 def _mode(path: Path) -> int:
@@ -134,4 +153,6 @@ def _official(name: str, size: int) -> tuple[str, str]:
 def library_from_environment(folder: Path | None, task: Task | None = None) -> Library:
     """``folder``, else ``CASEBOOK_DATA``, else ``~/.medmnist``; mirror from ``CASEBOOK_MIRROR``."""
     home = os.environ.get("CASEBOOK_DATA") or Path.home() / ".medmnist"
-    return Library(Path(folder or home), os.environ.get("CASEBOOK_MIRROR") or None, task)
+    return Library(
+        Path(folder or home).expanduser(), os.environ.get("CASEBOOK_MIRROR") or None, task
+    )

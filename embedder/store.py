@@ -135,7 +135,7 @@ class Store:
 
 def default_root() -> Path:
     """``CASEBOOK_STORE``, else ``./store``."""
-    return Path(os.environ.get("CASEBOOK_STORE") or "store")
+    return Path(os.environ.get("CASEBOOK_STORE") or "store").expanduser()
 
 
 @contextmanager

@@ -156,7 +156,7 @@ def read_weights(path: Path) -> dict[str, Any]:
     except Exception as error:  # whatever a damaged or hostile file provokes in the reader
         raise WeightsError(
             f"cannot read {path} as safetensors or as a plain torch state dict "
-            f"({one_line(error)}); nothing was loaded"
+            f"({type(error).__name__}: {one_line(error, 200)}); nothing was loaded"
         ) from error
     tensors = isinstance(state, dict) and all(isinstance(v, torch.Tensor) for v in state.values())
     if not isinstance(state, dict) or not state or not tensors:
@@ -185,8 +185,7 @@ def _missing(row: Checkpoint, error: Exception) -> WeightsError:
     offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
     return WeightsError(
         f"cannot fetch checkpoint {row.library}:{row.checkpoint} of {row.name}{offline}: "
-        f"{type(error).__name__}: {one_line(error, 120)}; connect to a network, or give the "
-        "weights as --weights FILE"
+        f"{type(error).__name__}; connect to a network, or give the weights as --weights FILE"
     )
 
 

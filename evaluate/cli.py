@@ -41,7 +41,8 @@ def build_parser() -> console.Parser:
         parser,
         "--model",
         "NAME",
-        "only this backbone, or this variant of one; all: the ten of the benchmark",
+        "only this variant or, where none is called so, every variant of this backbone; "
+        "all: the ten of the benchmark",
     )
     console.add_list(parser, "--dataset", "NAME", "only this dataset; phantom: the built-in ones")
     console.add_list(parser, "--res", "PX", "only this side length")
@@ -57,6 +58,9 @@ def build_parser() -> console.Parser:
     form.add_argument("--json", action="store_true", help="the records, to standard output")
     form.add_argument("--csv", action="store_true", help="a line per record, to standard output")
     console.add_folders(parser)
+    parser.add_argument(
+        "--results", type=Path, metavar="DIR", help="result records (default STORE/results)"
+    )
     return parser
 
 
@@ -95,12 +99,13 @@ def _handle(options: argparse.Namespace) -> int:
     if options.metric == "auc" and not protocol.vote.weighted:
         raise UsageError("a majority vote has no AUC; use --vote distance or softmax")
     store = Store(options.store or default_root())
+    folder = options.results or store.root / "results"
     cells, failures = select_cells(store, options)
     count = len(cells) + len(failures)
     paths = []
     for cell in _watched(cells):
         try:
-            paths += results.append(store.root, _evaluate(cell, protocol))
+            paths += results.append(folder, _evaluate(cell, protocol))
         except CasebookError as error:
             failures.append(f"{title(cell)}: {error}")
     for failure in failures:
@@ -140,6 +145,7 @@ def select_cells(store: Store, options: argparse.Namespace) -> tuple[list[Cell],
     datasets = _dataset_names(options.dataset, {path.parts[-3] for path in everything})
     asked = set(console.words(options.model))
     models = (asked - {"all"}) | (set(BENCHMARK) if "all" in asked else set())
+    _refuse_absent_sizes(sizes, {int(path.parts[-2]) for path in everything})
     cells: list[Cell] = []
     failures: list[str] = []
     known: set[str] = set()
@@ -152,16 +158,33 @@ def select_cells(store: Store, options: argparse.Namespace) -> tuple[list[Cell],
             if wanted and (not models or _may_be(path.stem, models)):
                 failures.append(str(error))
             continue
-        names = {cell.header.variant, cell.header.fingerprint.backbone}
-        known |= names
-        if wanted and (not models or names & models):
+        known |= _names(cell)
+        if wanted and (not models or _names(cell) & models):
             cells.append(cell)
     if not failures:
         for model in sorted(asked - {"all"}):
             find(dict.fromkeys(sorted(known)), model, "stored model")
+    exact = {cell.header.variant for cell in cells} & models
+    cells = [cell for cell in cells if not models or _is_meant(cell, exact, models)]
     if not cells and not failures:
         raise EvaluationError(f"no stored cell matches; see casebook info --store {store.root}")
     return cells, failures
+
+
+def _names(cell: Cell) -> set[str]:
+    return {cell.header.variant, cell.header.fingerprint.backbone}
+
+
+def _is_meant(cell: Cell, exact: set[str], models: set[str]) -> bool:
+    """A name means the variant of exactly that name or, where there is none, all of a backbone."""
+    return cell.header.variant in exact or bool(_names(cell) & (models - exact))
+
+
+def _refuse_absent_sizes(asked: tuple[int, ...] | None, stored: set[int]) -> None:
+    absent = sorted(set(asked or ()) - stored)
+    if absent:
+        known = ", ".join(map(str, sorted(stored)))
+        raise UsageError(f"nothing is stored at {absent[0]} px; stored are {known}")
 
 
 def _may_be(variant: str, models: set[str]) -> bool:

@@ -15,6 +15,8 @@ from embedder.types import Pixels
 AGREE, DISAGREE, INK, FAINT = "#0072b2", "#d55e00", "#1a1a1a", "#6b6b6b"
 """Blue and vermilion of M. Okabe and K. Ito's palette, told apart by the colour-blind."""
 
+_LEGEND = "solid blue: agrees with the prediction; dashed orange: does not"
+
 _COLUMNS = 6
 
 _TILE, _BIG, _TEXT, _GAP, _EDGE, _HEAD, _LINE = 1.35, 3.2, 0.42, 0.14, 0.25, 0.62, 0.19
@@ -39,14 +41,14 @@ class Picture:
 def draw(query: Picture, neighbours: list[Picture], heading: str, path: Path) -> None:
     """Write the query and its neighbours, nearest first, to ``path`` (.png, .svg or .pdf).
 
-    A neighbour whose label is the prediction has a solid blue frame, another a dashed vermilion
-    one. Raises CasebookError where the file cannot be written.
+    A case that agrees with the prediction, the query's own label too, has a solid blue frame,
+    another a dashed vermilion one. Raises CasebookError where the file cannot be written.
     """
     columns = min(_COLUMNS, len(neighbours))
     lines = -(-len(neighbours) // columns)
     left = 2 * _EDGE + _BIG
     width = left + columns * (_TILE + _GAP) - _GAP + _EDGE
-    title = textwrap.wrap(heading, _room(width - 2 * _EDGE, 11))
+    title = [*textwrap.wrap(heading, _room(width - 2 * _EDGE, 11)), _LEGEND]
     head = _HEAD + max(0, len(title) - 1) * _LINE
     height = head + max(lines * (_TILE + _TEXT) + (lines - 1) * _GAP, _BIG + 2 * _TEXT) + _EDGE
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
@@ -54,12 +56,11 @@ def draw(query: Picture, neighbours: list[Picture], heading: str, path: Path) ->
         _EDGE / width, 1 - _EDGE / height, "\n".join(title), size=11, color=INK, va="top",
         parse_math=False,
     )  # fmt: skip
-    _show(figure, (_EDGE, head), _BIG, query, INK, "solid", 11)
+    _show(figure, (_EDGE, head), _BIG, query, 11)
     for number, neighbour in enumerate(neighbours):
         line, column = divmod(number, columns)
         corner = (left + column * (_TILE + _GAP), head + line * (_TILE + _TEXT + _GAP))
-        colour, stroke = (AGREE, "solid") if neighbour.agrees else (DISAGREE, (0, (3, 2)))
-        _show(figure, corner, _TILE, neighbour, colour, stroke, 8)
+        _show(figure, corner, _TILE, neighbour, 8)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
@@ -70,10 +71,11 @@ def draw(query: Picture, neighbours: list[Picture], heading: str, path: Path) ->
 
 
 def _show(
-    figure: Figure, corner: tuple[float, float], side: float, picture: Picture, colour: str,
-    stroke: Stroke, size: float,
-) -> None:  # fmt: skip
+    figure: Figure, corner: tuple[float, float], side: float, picture: Picture, size: float
+) -> None:
     """One image in its frame; ``corner`` is its upper left, in inches from the figure's."""
+    colour: str = AGREE if picture.agrees else DISAGREE
+    stroke: Stroke = "solid" if picture.agrees else (0, (3, 2))
     width, height = figure.get_size_inches()
     box = (corner[0] / width, 1 - (corner[1] + side) / height, side / width, side / height)
     axes = figure.add_axes(box)

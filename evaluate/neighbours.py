@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from embedder import console
 from embedder.datasets import DATASETS, is_path
 from embedder.errors import CasebookError, EvaluationError, UsageError
-from embedder.types import Labels, Split, Task, case_id
+from embedder.types import Distance, Labels, Split, Task, case_id
 from evaluate.cli import add_vote, protocol_of, select_cells, title
 
 if TYPE_CHECKING:
@@ -97,32 +98,51 @@ def describe(cell: Cell, protocol: Protocol, row: int, found: Neighbours) -> dic
                 "id": name,
                 "label": name_of(support[number], dataset),
                 "similarity": float(similarity),
-                "agrees": bool(np.array_equal(support[number], predicted)),
+                "agrees": _agrees(support[number], predicted, dataset.task),
             }
             for name, number, similarity in cases
         ],
+        "protocol": protocol.describe(len(found.rows[0])),
+        "fingerprint": asdict(cell.header.fingerprint),
     }
+
+
+def _agrees(label: Labels, predicted: Labels, task: Task) -> bool:
+    """Whether a case has the predicted class or, multi-label, every label that is predicted."""
+    if task is Task.MULTILABEL and predicted.any():
+        return bool((label >= predicted).all())
+    return bool(np.array_equal(label, predicted))
 
 
 def name_of(label: Labels, dataset: Dataset) -> str:
     """The class of a row of labels, or the labels that are present."""
     if dataset.task is not Task.MULTILABEL:
-        return dataset.classes[int(label[0])]
+        name = dataset.classes[int(label[0])]
+        return f"class {name}" if name.isdecimal() else name
     present = [name for name, bit in zip(dataset.classes, label, strict=True) if bit]
     return ", ".join(present) or "no finding"
 
 
 def _as_text(answer: dict[str, Any], task: Task) -> str:
     rows = [
-        (rank, case["id"], case["label"], f"{case['similarity']:.4f}")
+        (rank, case["id"], case["label"], f"{_nearness(case, answer):.4f}")
         for rank, case in enumerate(answer["neighbours"], 1)
     ]
-    head = ("rank", "case", "label", "similarity")
+    head = ("rank", "case", "label", "distance" if _is_euclidean(answer) else "similarity")
     table = console.table(rows, head, "rllr")
     return (
         f"{answer['case']} by {answer['model']} at {answer['res']} px: {_verdict(answer, task)}; "
         f"labelled {answer['label']}\n\n{table}"
     )
+
+
+def _nearness(case: dict[str, Any], answer: dict[str, Any]) -> float:
+    """The cosine similarity or, for people, the Euclidean distance without its sign."""
+    return float(abs(case["similarity"])) if _is_euclidean(answer) else float(case["similarity"])
+
+
+def _is_euclidean(answer: dict[str, Any]) -> bool:
+    return bool(answer["protocol"]["distance"] == Distance.EUCLIDEAN)
 
 
 def _verdict(answer: dict[str, Any], task: Task) -> str:
@@ -145,19 +165,27 @@ def _draw(
         source.pick(protocol.split, [row])[0],
         f"prediction: {answer['prediction']}",
         f"{answer['case']}\nlabel: {answer['label']}",
+        answer["prediction"] == answer["label"],
     )
     cases = [
-        Picture(pixels, case["label"], f"{case['similarity']:.3f}", case["agrees"])
+        Picture(pixels, case["label"], _caption(case, answer), case["agrees"])
         for pixels, case in zip(
             source.pick(Split.TRAIN, rows), answer["neighbours"], strict=True
         )
     ]  # fmt: skip
+    verdict = _verdict(answer, cell.dataset.task)
     heading = (
-        f"The training cases nearest to {answer['case']} by {answer['model']} at "
-        f"{answer['res']} px ({protocol.distance})"
+        f"{answer['case']} by {answer['model']} at {answer['res']} px: {verdict}, "
+        f"from its {len(cases)} nearest training cases ({protocol.distance}, "
+        f"{answer['protocol']['vote']} vote)"
     )
     draw(query, cases, heading, options.out)
     print(f"wrote {options.out}", file=sys.stderr)
+
+
+def _caption(case: dict[str, Any], answer: dict[str, Any]) -> str:
+    """The row of the case, and how near it is."""
+    return f"{case['id'].partition('/')[2]}  {_nearness(case, answer):.3f}"
 
 
 def _open_images(cell: Cell, options: argparse.Namespace) -> ImageSource:
@@ -175,7 +203,8 @@ def _open_images(cell: Cell, options: argparse.Namespace) -> ImageSource:
         )
     source = library.open(name, cell.size)
     if source.checksum != cell.header.fingerprint.dataset_checksum:
-        raise CasebookError(f"{name} is not what was embedded; give --data, or drop --out")
+        way = "give the path of that file" if paths else "give --data"
+        raise CasebookError(f"{name} is not what was embedded; {way}, or drop --out")
     return source
 
 

@@ -1,4 +1,4 @@
-"""Result records: one JSON file per evaluation, ``<store>/results/*.json``, never rewritten.
+"""Result records: one JSON file per evaluation, in ``<store>/results/``, never rewritten.
 
 A record holds all that its figures rest on, and every table is made from records. The fields are
 described in docs/evaluation.md.
@@ -67,9 +67,8 @@ class Record:
             raise EvaluationError(f"it is no result record ({error})") from error
 
 
-def append(root: Path, records: Iterable[Record]) -> list[Path]:
-    """Write each record to a file of its own below the store ``root``; the files' paths."""
-    folder = root / "results"
+def append(folder: Path, records: Iterable[Record]) -> list[Path]:
+    """Write each record to a file of its own in ``folder``; the files' paths."""
     with store_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         return [_write(folder, record) for record in records]
@@ -86,9 +85,9 @@ def read(paths: Iterable[Path]) -> list[Record]:
     return records
 
 
-def paths(root: Path) -> list[Path]:
-    """Every record file below the store ``root``."""
-    return sorted((root / "results").glob("*.json"))
+def paths(folder: Path) -> list[Path]:
+    """Every record file in ``folder``."""
+    return sorted(folder.glob("*.json"))
 
 
 def _write(folder: Path, record: Record) -> Path:

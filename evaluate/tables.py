@@ -18,6 +18,9 @@ METRICS = {
 }  # fmt: skip
 """Fields of Metrics, and how a table heads them."""
 
+_NOTES = 8
+"""The most that a table shows."""
+
 
 def summary(records: Sequence[Record], metric: str = "accuracy") -> str:
     """A table per k: models by resolutions, each figure the mean over datasets, in percent.
@@ -28,7 +31,8 @@ def summary(records: Sequence[Record], metric: str = "accuracy") -> str:
     for k in sorted({record.protocol["k"] for record in records}):
         chosen = [record for record in records if record.protocol["k"] == k]
         parts.append(f"{_title(chosen, metric)}\n\n{_grid(chosen, metric)}")
-    return "\n\n".join([*parts, *_remarks(records)])
+    blank = [record for record in records if getattr(record.metrics, metric) is None]
+    return "\n\n".join([*parts, *_remarks(records, blank)])
 
 
 def per_dataset(records: Sequence[Record]) -> str:
@@ -42,7 +46,7 @@ def per_dataset(records: Sequence[Record]) -> str:
         for r in sorted(records, key=lambda r: (r.dataset, r.size, r.variant, r.protocol["k"]))
     ]  # fmt: skip
     table = console.table(rows, head, "ll" + "r" * (len(head) - 2))
-    return "\n\n".join([_protocol(records), table, *_remarks(records)])
+    return "\n\n".join([_protocol(records), table, *_remarks(records, records)])
 
 
 def as_csv(records: Sequence[Record]) -> str:
@@ -101,14 +105,17 @@ def _protocol(records: Sequence[Record]) -> str:
     return f"{how['distance']}, {how['vote']} vote{warmth}, {split} split{left_out}"
 
 
-def _remarks(records: Sequence[Record]) -> list[str]:
+def _remarks(records: Sequence[Record], noted: Sequence[Record]) -> list[str]:
+    """Which models are untrained, and why figures of the ``noted`` records are empty."""
     untrained = dict.fromkeys(record.variant for record in records if record.untrained)
     remarks = [f"untrained, random weights: {', '.join(untrained)}"] if untrained else []
     notes: dict[str, None] = {}
-    for record in records:
+    for record in noted:
         notes.update((f"{record.dataset}: {note}", None) for note in record.metrics.notes)
     if notes:
-        remarks.append("\n".join(notes))
+        more = len(notes) - _NOTES
+        shown = [*list(notes)[:_NOTES], *([f"and {more} more, see --json"] if more > 0 else [])]
+        remarks.append("\n".join(shown))
     return remarks
 
 

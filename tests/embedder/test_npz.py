@@ -293,7 +293,7 @@ def test_missing_array(make_npz: NpzMaker, name: str) -> None:
         ("val_images", np.zeros((4, 28, 28, 28, 1), np.uint8), "has shape (4, 28, 28, 28, 1)"),
         ("val_images", np.zeros((4, 784), np.uint8), "val_images has shape (4, 784)"),
         ("val_images", np.zeros((), np.uint8), "val_images has shape ()"),
-        ("val_images", np.zeros((0, 28, 28), np.uint8), "val_images has shape (0, 28, 28)"),
+        ("val_images", np.zeros((0, 28, 28), np.uint8), "val is empty"),
         ("val_images", np.zeros((4, 0, 0), np.uint8), "val_images has shape (4, 0, 0)"),
         ("val_images", np.zeros((4, 32, 32), np.uint8), "differ in image or label shape"),
         ("val_images", np.zeros((4, 28, 28, 3), np.uint8), "differ in image or label shape"),
@@ -469,7 +469,10 @@ def test_changed_pixel_is_noticed_by_every_way_of_reading(
     path = damage_pixel(tmp_path, row)
     source = NpzSource(path)
     message = failure(lambda: read(source), path)
-    assert "is truncated or damaged (Bad CRC-32 for file 'train_images.npy'); delete it" in message
+    assert (
+        "is truncated or damaged (Bad CRC-32 for file 'train_images.npy'); get an intact copy"
+        in message
+    )
     assert len(list(source.batches(Split.TEST, 5))) == 2
 
 

@@ -238,11 +238,21 @@ def test_npz_given_by_path(library: Library, make_npz: NpzMaker) -> None:
         library.open(str(path), 28)
 
 
-def test_file_of_a_known_name_given_by_path_is_not_the_known_dataset(
+def test_file_of_a_known_name_given_by_path_has_to_be_that_dataset(
     library: Library, make_npz: NpzMaker
 ) -> None:
-    path = make_npz("breastmnist.npz", classes=5)
-    assert library.open(str(path), 28).dataset.counts == (12, 4, 6)
+    other = make_npz("breastmnist.npz", classes=5)
+    with pytest.raises(DatasetError, match="if it is another dataset, rename the file"):
+        library.open(str(other), 28)
+    real = make_npz("breastmnist.npz", classes=2, counts=(546, 78, 156))
+    assert library.open(str(real), 28).dataset is DATASETS["breastmnist"]
+
+
+def test_folder_of_a_known_name_is_refused(library: Library, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="has the name of a known dataset; rename it"):
+        library.open(str(save_folder(tmp_path / "breastmnist")), 20)
+    with pytest.raises(DatasetError, match="gives no name for the store"):
+        library.open(str(save_folder(tmp_path / "all")), 20)
 
 
 def test_folder_given_by_path(library: Library, tmp_path: Path) -> None:

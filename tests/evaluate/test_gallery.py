@@ -57,7 +57,7 @@ def test_grey_levels_are_not_stretched(tmp_path: Path) -> None:
 def test_frames_tell_who_agrees(tmp_path: Path) -> None:
     for agrees, colour, other in ((True, AGREE, DISAGREE), (False, DISAGREE, AGREE)):
         path = tmp_path / f"{agrees}.png"
-        draw(picture(128), [picture(128, agrees=agrees)] * 3, "", path)
+        draw(picture(128, agrees=agrees), [picture(128, agrees=agrees)] * 3, "", path)
         canvas = read(path)
         assert share(canvas, colour) > 0.001
         assert share(canvas, other) == 0

@@ -62,6 +62,9 @@ def test_json(store: Store, capsys: Capture) -> None:
     weight = 1 + np.float32(0.8) + np.float32(0.6)
     assert answer.pop("scores") == pytest.approx({"ant": 1 / weight, "bee": 0, "cat": 1.4 / weight})
     nearest = answer.pop("neighbours")
+    assert answer.pop("fingerprint")["checkpoint"] == "scikit-image:hog"
+    how = answer.pop("protocol")
+    assert (how["k"], how["distance"], how["vote"]) == (3, "cosine", "distance")
     assert answer == {
         "case": "toy/test/0", "model": "hog", "res": 28, "label": "ant", "prediction": "cat",
     }  # fmt: skip
@@ -158,7 +161,7 @@ def test_draw_them(store: Store, embedded: Path, tmp_path: Path, capsys: Capture
     with np.load(embedded) as arrays:
         query = arrays["test_images"][0]
     # The middle of the query's 16 pixels of a side, at 480 dots: 17 to a pixel.
-    row, column = np.array([0.62, 0.25]) * 150 + 480 * 10.5 / 28
+    row, column = np.array([0.62 + 0.19, 0.25]) * 150 + 480 * 10.5 / 28
     assert np.abs(canvas[int(row), int(column)].astype(int) - query[10, 10]).max() <= 2
 
 
@@ -179,7 +182,9 @@ def test_draw_a_built_in_dataset(
     assert text.startswith("phantom-cells/test/0 by hog at 28 px: lymphocyte (score 0.50)")
     assert err == f"wrote {out}\n"
     drawing = out.read_text()
-    assert "The training cases nearest to phantom-cells/test/0" in drawing
+    assert "phantom-cells/test/0 by hog at 28 px" in drawing
+    assert "solid blue: agrees with the prediction; dashed orange: does not" in drawing
+    assert "train/0  1.000" in drawing
     assert "label: lymphocyte" in drawing
 
 
@@ -292,3 +297,31 @@ def test_an_empty_store(store: Store, capsys: Capture) -> None:
 def test_through_the_door(store: Store, capsys: Capture) -> None:
     assert casebook.main(["neighbours", "--k", "1", "--store", str(store.root)]) == 0
     assert capsys.readouterr().out.startswith("toy/test/0 by hog at 28 px: ant (score 1.00)")
+
+
+def test_a_neighbour_with_every_predicted_label_agrees(
+    store: Store, make_cell: CellMaker, capsys: Capture
+) -> None:
+    make_cell(
+        [[1, 0], [1, 0.1], [1, 0.2], [0, 1]], [[1, 0], [1, 1], [0, 1], [0, 0]],
+        [[1, 0]], [[1, 0]], task=Task.MULTILABEL, classes=("mass", "hernia"),
+    )  # fmt: skip
+    assert ask(store, "--k", "3", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["prediction"] == "mass, hernia"
+    assert [case["agrees"] for case in answer["neighbours"]] == [False, True, False]
+    assert ask(store, "--k", "4", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["prediction"] == "no finding"
+    assert [case["agrees"] for case in answer["neighbours"]] == [False, False, False, True]
+
+
+def test_the_text_shows_a_distance_without_a_sign(
+    store: Store, make_cell: CellMaker, capsys: Capture
+) -> None:
+    make_cell([[0, 0], [0, 3]], [0, 1], [[0, 1]], [0])
+    assert ask(store, "--k", "2", "--distance", "euclidean") == 0
+    out = capsys.readouterr().out
+    assert "distance" in out
+    assert "2.0000" in out
+    assert "-2.0000" not in out

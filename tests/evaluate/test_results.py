@@ -33,20 +33,20 @@ def test_the_form_of_a_record(make_record: RecordMaker) -> None:
 
 
 def test_records_are_appended_and_never_rewritten(tmp_path: Path, make_record: RecordMaker) -> None:
-    (first,) = results.append(tmp_path, [make_record(created="2026-01-01")])
+    (first,) = results.append(tmp_path / "results", [make_record(created="2026-01-01")])
     before, when = first.read_bytes(), first.stat().st_mtime_ns
-    (second,) = results.append(tmp_path, [make_record(created="2026-01-02")])
+    (second,) = results.append(tmp_path / "results", [make_record(created="2026-01-02")])
     assert first != second
     assert first.read_bytes() == before
     assert first.stat().st_mtime_ns == when
-    assert results.paths(tmp_path) == sorted([first, second])
+    assert results.paths(tmp_path / "results") == sorted([first, second])
     assert {r.created for r in results.read([first, second])} == {"2026-01-01", "2026-01-02"}
     assert {p.parent for p in (first, second)} == {tmp_path / "results"}
 
 
 def test_file_names_tell_what_is_in_them(tmp_path: Path, make_record: RecordMaker) -> None:
     record = make_record(variant="timm--resnet18.a1_in1k", dataset="my.data", size=64)
-    (path,) = results.append(tmp_path, [record])
+    (path,) = results.append(tmp_path / "results", [record])
     assert path.name.startswith("knn-my.data-64-timm--resnet18.a1_in1k-test-")
     assert path.suffix == ".json"
     assert results.read([path]) == [record]
@@ -54,8 +54,8 @@ def test_file_names_tell_what_is_in_them(tmp_path: Path, make_record: RecordMake
 
 
 def test_no_records_yet(tmp_path: Path) -> None:
-    assert results.paths(tmp_path) == []
-    assert results.append(tmp_path, []) == []
+    assert results.paths(tmp_path / "results") == []
+    assert results.append(tmp_path / "results", []) == []
 
 
 def test_untrained_is_told_by_the_checkpoint(make_record: RecordMaker) -> None:
@@ -87,7 +87,7 @@ def damaged(record: Record) -> dict[str, str]:
      "no metrics", "other metrics"],
 )  # fmt: skip
 def test_a_damaged_record_is_named(tmp_path: Path, make_record: RecordMaker, kind: str) -> None:
-    (good,) = results.append(tmp_path, [make_record()])
+    (good,) = results.append(tmp_path / "results", [make_record()])
     path = tmp_path / "results" / "broken.json"
     path.write_text(damaged(make_record())[kind])
     with pytest.raises(EvaluationError) as caught:
@@ -115,4 +115,4 @@ def test_no_text_at_all(tmp_path: Path) -> None:
 def test_a_store_that_cannot_be_written(tmp_path: Path, make_record: RecordMaker) -> None:
     (tmp_path / "results").write_text("a file where the folder should be")
     with pytest.raises(StoreError, match=f"cannot use {tmp_path / 'results'}"):
-        results.append(tmp_path, [make_record()])
+        results.append(tmp_path / "results", [make_record()])
