@@ -7,6 +7,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,8 @@ def build_parser() -> console.Parser:
 
 
 def _handle(options: argparse.Namespace) -> int:
-    from embedder.plan import State, plan
+    from embedder.engine import Engine
+    from embedder.plan import plan
     from embedder.sources import library_from_environment
     from embedder.store import Store, default_root
 
@@ -87,11 +89,6 @@ def _handle(options: argparse.Namespace) -> int:
     _print_plan(planned.cells, store.root, library)
     if options.dry_run:
         return 0
-    if all(cell.state in (State.COMPLETE, State.REFUSED) for cell in planned.cells):
-        return _run(planned, None)
-
-    from embedder.engine import Engine
-
     return _run(planned, Engine(library, options.device, batch_size))
 
 
@@ -166,7 +163,7 @@ def _state_text(cell: PlannedCell) -> str:
     return str(cell.state)
 
 
-def _run(planned: Plan, engine: Engine | None) -> int:
+def _run(planned: Plan, engine: Engine) -> int:
     from embedder.plan import State
 
     failed: list[str] = []
@@ -178,8 +175,6 @@ def _run(planned: Plan, engine: Engine | None) -> int:
         if cell.state is State.COMPLETE:
             continue
         try:
-            if cell.refusal is not None or engine is None:
-                raise cell.refusal or CasebookError("no engine")
             images += _embed(engine, cell)
             embedded += 1
         except UsageError:
@@ -215,14 +210,14 @@ def _embed(engine: Engine, cell: PlannedCell) -> int:
     done = 0
     with tqdm(desc=cell.title, total=cell.images, unit=" images", disable=None) as bar:
         unseen = bar.disable
-        steps = engine.embed(cell)
-        bar.initial = next(steps)
-        bar.update(bar.initial)
-        bar.unpause()
-        began = time.monotonic()
-        for count in steps:
-            bar.update(count)
-            done += count
+        with closing(engine.embed(cell)) as steps:
+            bar.initial = next(steps)
+            bar.update(bar.initial)
+            bar.unpause()
+            began = time.monotonic()
+            for count in steps:
+                bar.update(count)
+                done += count
     if unseen:
         rate = done / max(time.monotonic() - began, 1e-9)
         print(f"embedded: {cell.title}: {done:,} images, {rate:,.0f}/s", file=sys.stderr)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from embedder.encode import BATCH, Encoder
 from embedder.errors import BackboneError
@@ -31,7 +31,7 @@ class Engine:
         self._encoder: Encoder | None = None
         self._checked: set[tuple[str, int]] = set()
 
-    def embed(self, cell: PlannedCell) -> Iterator[int]:
+    def embed(self, cell: PlannedCell) -> Generator[int, None, None]:
         """Embed what is left of a cell.
 
         Yields first the number of images that were there already, then the number of each batch.

@@ -49,7 +49,7 @@ def test_an_interrupted_cell_is_to_go_on(make_npz: NpzMaker, tmp_path: Path) -> 
     (cell,) = make_plan(tmp_path, path)
     steps = Engine(Library(tmp_path), "cpu", 4).embed(cell)
     assert [next(steps) for _ in range(3)] == [0, 4, 4]
-    steps.close()  # type: ignore[attr-defined]
+    steps.close()
     (cell,) = make_plan(tmp_path, path)
     assert cell.state is State.PARTIAL
     first, *rest = embed(tmp_path, cell)
@@ -155,7 +155,7 @@ def test_a_dataset_file_that_was_exchanged_midway_begins_its_split_anew(
     (cell,) = make_plan(tmp_path, str(path))
     steps = Engine(Library(tmp_path), "cpu", 4).embed(cell)
     assert [next(steps) for _ in range(2)] == [0, 4]
-    steps.close()  # type: ignore[attr-defined]
+    steps.close()
     path.write_bytes(whole)
     os.utime(path, ns=(1, 1))
     (cell,) = make_plan(tmp_path, str(path))
