@@ -101,6 +101,39 @@ def test_a_folder_of_images_is_embedded_at_the_sizes_asked(tmp_path: Path) -> No
     assert stored(tmp_path) == ["pets/28/hog.h5", "pets/64/hog.h5"]
 
 
+def test_a_device_that_is_not_there_is_wrong_use(
+    make_npz: NpzMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--dataset", str(make_npz()), "--device", "cuda"]) == 2
+    assert "hog runs on the CPU only; drop --device cuda" in capsys.readouterr().err
+
+
+def test_two_datasets_of_one_name_are_not_mixed(
+    make_npz: NpzMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, other = make_npz("own.npz"), make_npz("other/own.npz", seed=5)
+    twice = f"{one},{one.parent}/./own.npz"
+    assert main(["--dataset", f"{twice},{other}"]) == 1
+    output, errors = capsys.readouterr()
+    assert "plan: 1 cell to embed" in output
+    assert "have one name in the store; rename one" in errors
+    assert stored(tmp_path) == ["own/28/hog.h5"]
+
+
+def test_the_plan_says_what_is_to_be_fetched(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--dataset", "bloodmnist,phantom", "--res", "28,64", "--dry-run"]) == 0
+    assert "to fetch first: 2 dataset files into" in capsys.readouterr().out
+
+
+def test_a_path_without_a_slash_is_suggested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pets").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["--dataset", "pets"]) == 2
+    assert "write ./pets" in capsys.readouterr().err
+
+
 def test_a_dry_run_writes_nothing(
     make_npz: NpzMaker, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

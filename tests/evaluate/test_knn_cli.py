@@ -243,6 +243,15 @@ def test_nothing_matches(store: Store, capsys: Capture, arguments: tuple[str, ..
     assert failure(capsys) == expected
 
 
+def test_records_go_elsewhere_where_asked(
+    store: Store, make_cell: CellMaker, tmp_path: Path, capsys: Capture
+) -> None:
+    make_cell(TRAIN, LABELS, TEST, TRUTHS)
+    assert knn(store, "--k", "1", "--results", str(tmp_path / "mine")) == 0
+    assert len(results.paths(tmp_path / "mine")) == 1
+    assert not (store.root / "results").exists()
+
+
 def test_an_empty_store(store: Store, capsys: Capture) -> None:
     for _ in range(2):
         assert knn(store) == 1
