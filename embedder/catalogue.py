@@ -10,7 +10,7 @@ import torch
 from embedder.backbones import CANVAS, IMAGE_TOWER, POOLED, Checkpoint
 from embedder.errors import BackboneError, UnknownNameError
 from embedder.registry import find
-from embedder.weights import one_line
+from embedder.weights import one_line, size_options
 
 
 def describe(name: str) -> Checkpoint:
@@ -33,7 +33,7 @@ def _describe_timm(name: str, checkpoint: str) -> Checkpoint:
             f"{', '.join(timm.list_pretrained(f'{architecture}.*')) or 'none'}"
         )
     config = timm.get_pretrained_cfg(checkpoint)
-    options = {"img_size": CANVAS} if config.fixed_input_size else {}
+    options = size_options(checkpoint)
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import time
@@ -88,13 +89,13 @@ def _handle(options: argparse.Namespace) -> int:
     planned = plan(store, library, names, console.sizes(options.res), recipes)
     _print_plan(planned.cells, store.root, library)
     if options.dry_run:
-        return 0
+        return _refuse_failures(planned)
     return _run(planned, Engine(library, options.device, batch_size))
 
 
 def _recipes(models: list[str], options: argparse.Namespace) -> list[Recipe]:
     weights = Weights(options.weights, options.random_weights)
-    if weights.file is not None and not weights.file.is_file():
+    if weights.file is not None and not os.path.isfile(weights.file):
         raise UsageError(f"no weights at {weights.file}; check --weights")
     if options.weights is not None and len(models) > 1:
         raise UsageError("--weights fits one backbone; give a single --model")
@@ -142,7 +143,7 @@ def _print_plan(cells: list[PlannedCell], root: Path, library: Library) -> None:
     complete = sum(c.state is State.COMPLETE for c in cells)
     others = len(cells) - len(left) - complete
     refused = f", {others} refused" if others else ""
-    place = next(path for path in (root, *root.absolute().parents) if path.is_dir())
+    place = next(path for path in (root, *root.absolute().parents) if os.path.isdir(path))
     images, taken = sum(c.images - c.done for c in left), sum(c.bytes for c in left)
     print(
         f"plan: {console.cells_text(len(left))} to embed, {complete} complete{refused}; "
@@ -152,7 +153,7 @@ def _print_plan(cells: list[PlannedCell], root: Path, library: Library) -> None:
     absent = {(c.source, c.size) for c in left if not library.is_here(c.source, c.size)}
     if absent:
         print(f"to fetch first: {len(absent)} dataset files into {library.folder}")
-    sys.stdout.flush()
+    print(end="", flush=True)
 
 
 def _state_text(cell: PlannedCell) -> str:
@@ -161,6 +162,14 @@ def _state_text(cell: PlannedCell) -> str:
     if cell.state is State.PARTIAL:
         return f"{cell.state}, {100 * cell.done // cell.images} % done"
     return str(cell.state)
+
+
+def _refuse_failures(planned: Plan) -> int:
+    for name, error in planned.failures:
+        _report(name, error)
+    if planned.failures:
+        raise CasebookError(f"{len(planned.failures)} datasets cannot be embedded")
+    return 0
 
 
 def _run(planned: Plan, engine: Engine) -> int:

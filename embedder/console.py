@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 
 def add_folders(parser: argparse.ArgumentParser, *, data: bool = False) -> None:
     parser.add_argument(
-        "--store", type=_folder, metavar="DIR", help="embeddings (CASEBOOK_STORE, or ./store)"
+        "--store", type=folder, metavar="DIR", help="embeddings (CASEBOOK_STORE, or ./store)"
     )
     if data:
         parser.add_argument(
@@ -40,7 +40,8 @@ def add_folders(parser: argparse.ArgumentParser, *, data: bool = False) -> None:
         )  # fmt: skip
 
 
-def _folder(text: str) -> Path:
+def folder(text: str) -> Path:
+    """An option's folder, with ``~`` for the home."""
     return Path(text).expanduser()
 
 
@@ -107,7 +108,7 @@ def boundary(call: Callable[[], int]) -> int:
     _set_up_messages()
     try:
         status = call()
-        sys.stdout.flush()
+        print(end="", flush=True)  # nothing where there is no output
         return status
     except CasebookError as error:
         return _fail(str(error), error.exit_status)

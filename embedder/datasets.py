@@ -6,6 +6,7 @@ since medmnist 3.0) and four built-in ``phantom`` datasets, which need no downlo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,7 +174,7 @@ def name_of_path(path: Path, size: int | None) -> str:
 
     Raises DatasetError for a name that would lead out of its place in the store.
     """
-    name = path.resolve().name
+    name = Path(os.path.abspath(path)).name
     if size is not None:
         name = name.removesuffix(".npz").removesuffix(f"_{size}")
     if not name or name.startswith(".") or name in {"results", *FAMILIES}:
@@ -193,7 +194,7 @@ def expand(names: Sequence[str]) -> list[str]:
         elif is_path(name):
             found[name] = None
         else:
-            if name not in DATASETS and Path(name).exists():
+            if name not in DATASETS and os.path.exists(name):
                 raise UnknownNameError(
                     f"unknown dataset {name!r}; to name the path, write ./{name}"
                 )

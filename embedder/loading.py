@@ -57,8 +57,11 @@ def load(recipe: Recipe, device: str = "auto") -> LoadedBackbone:
     try:
         backbone = NetworkBackbone(module, row, chosen, recipe.precision)
         shape = backbone.embed(np.zeros((1, CANVAS, CANVAS, 3), np.uint8)).shape
-    except (RuntimeError, TypeError, ValueError, AttributeError, MemoryError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except (
+        RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError,
+        MemoryError,
+    ) as error:  # fmt: skip
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise BackboneError(
             f"{row.name} cannot be run at {CANVAS} px on {chosen}: {reason}; choose another "
             "checkpoint or device"

@@ -77,7 +77,10 @@ class Library:
         path = self.path(name, size)
         if (name in DATASETS and name not in _MEDMNIST) or _is_folder(path):
             return ""
-        state = path.stat()
+        try:
+            state = path.stat()
+        except OSError as error:
+            raise DatasetError(f"cannot read {path}: {error.strerror}") from error
         return f"{state.st_size} {state.st_mtime_ns}"
 
     def _open(self, name: str, size: int) -> ImageSource:

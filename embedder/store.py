@@ -139,7 +139,7 @@ def default_root() -> Path:
 
 
 @contextmanager
-def store_errors(path: Path) -> Iterator[None]:
+def store_errors(path: Path, option: str = "--store") -> Iterator[None]:
     """Say in words what the file system says by number."""
     try:
         yield
@@ -149,7 +149,7 @@ def store_errors(path: Path) -> Iterator[None]:
             raise StoreFullError(
                 f"no room to write {path}: {reason}; free some space and run again to go on"
             ) from error
-        raise StoreError(f"cannot use {path}: {reason}; check --store") from error
+        raise StoreError(f"cannot use {path}: {reason}; check {option}") from error
 
 
 def read_cell(path: Path) -> Cell:

@@ -49,8 +49,7 @@ def _builder(row: Checkpoint) -> Builder:
 
 
 def _build_timm(row: Checkpoint, state: dict[str, Any] | None, *, pretrained: bool) -> nn.Module:
-    config = timm.get_pretrained_cfg(row.checkpoint)
-    options: dict[str, Any] = {"img_size": CANVAS} if config.fixed_input_size else {}
+    options = size_options(row.checkpoint)
     if state is not None:
         _refuse_other_shapes(row, state, options)
         # With as many classes as the checkpoint has, timm fits a state dict strictly.
@@ -69,17 +68,31 @@ def _build_timm(row: Checkpoint, state: dict[str, Any] | None, *, pretrained: bo
     return built
 
 
+def size_options(checkpoint: str) -> dict[str, Any]:
+    """What timm has to be told so that the checkpoint takes images of the canvas's size.
+
+    SAM's image encoder stays as it is: it resamples its positions to each image as it runs, and
+    timm would not do so to weights that are loaded.
+    """
+    fixed = timm.get_pretrained_cfg(checkpoint).fixed_input_size
+    return {"img_size": CANVAS} if fixed and not checkpoint.startswith("samvit_") else {}
+
+
 def _refuse_other_shapes(row: Checkpoint, state: dict[str, Any], options: dict[str, Any]) -> None:
     """Raise WeightsError where timm would resample weights of another architecture to fit.
 
     Only what depends on the input's size may differ from the model as it is built here, and then
-    has to be as in the model at its native size.
+    has to be as in the model at its native size. A checkpoint of another format (with keys that
+    timm renames, or a linear patch embedding that it folds) is left to timm.
     """
     with torch.device("meta"):
-        models = [timm.create_model(row.checkpoint, **how) for how in ({}, options)]
+        models = [timm.create_model(row.checkpoint, **how).state_dict() for how in ({}, options)]
+    if not state.keys() <= models[0].keys():
+        return
     for key, tensor in state.items():
-        shapes = {m.state_dict()[key].shape for m in models if key in m.state_dict()}
-        if shapes and tensor.shape not in shapes:
+        shapes = {model[key].shape for model in models}
+        folded = any(len(s) != tensor.ndim and s.numel() == tensor.numel() for s in shapes)
+        if tensor.shape not in shapes and not folded:
             found, asked = tuple(tensor.shape), " or ".join(str(tuple(s)) for s in shapes)
             raise WeightsError(
                 f"the weights do not fit {row.name}: {key} is {found}, expected {asked}; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -59,7 +60,10 @@ def build_parser() -> console.Parser:
     form.add_argument("--csv", action="store_true", help="a line per record, to standard output")
     console.add_folders(parser)
     parser.add_argument(
-        "--results", type=Path, metavar="DIR", help="result records (default STORE/results)"
+        "--results",
+        type=console.folder,
+        metavar="DIR",
+        help="result records (default STORE/results)",
     )
     return parser
 
@@ -204,14 +208,27 @@ def _dataset_names(values: list[str] | None, stored: set[str]) -> set[str]:
         if word in FAMILIES:
             names |= {row.name for row in FAMILIES[word]}
         elif is_path(word):
-            found = re.search(r"_([0-9]+)\.npz$", word)
-            sizes = [int(found[1]), 0] if found else [None if Path(word).is_dir() else 0]
-            candidates = [name_of_path(Path(word), size) for size in sizes]
-            names.add(next((name for name in candidates if name in stored), candidates[-1]))
+            names.add(_stored_name(word, stored))
         else:
             find(dict.fromkeys(sorted(stored)), word, "stored dataset")
             names.add(word)
     return names
+
+
+def _stored_name(word: str, stored: set[str]) -> str:
+    """What a dataset given by path is called in the store, whether or not it is there still."""
+    from embedder.npz import NpzSource
+
+    path = Path(word)
+    if os.path.isdir(path):
+        return name_of_path(path, None)
+    if os.path.isfile(path):
+        return name_of_path(path, NpzSource(path).size)
+    found = re.search(r"_([0-9]+)\.npz$", word)
+    plain, short = name_of_path(path, 0), name_of_path(path, int(found[1]) if found else 0)
+    if plain != short and {plain, short} <= stored:
+        raise UsageError(f"{word} may be {plain} or {short}, both stored; give the name")
+    return short if short in stored else plain
 
 
 def _watched(cells: list[Cell]) -> Iterable[Cell]:

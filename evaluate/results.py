@@ -69,7 +69,7 @@ class Record:
 
 def append(folder: Path, records: Iterable[Record]) -> list[Path]:
     """Write each record to a file of its own in ``folder``; the files' paths."""
-    with store_errors(folder):
+    with store_errors(folder, "--results"):
         folder.mkdir(parents=True, exist_ok=True)
         return [_write(folder, record) for record in records]
 

@@ -269,6 +269,27 @@ def test_nothing_is_made_at_import(tmp_path: Path) -> None:
     assert list((tmp_path / "home").iterdir()) == []
 
 
+@pytest.mark.parametrize("words", [("casebook", "info"), ("casebook", "--help")])
+def test_an_output_that_cannot_be_written_is_no_defect(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    command = [str(BIN / words[0]), *words[1:]]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment(tmp_path), stdout=full, stderr=subprocess.PIPE,
+            text=True, check=False,
+        )  # fmt: skip
+    assert "unexpected" not in done.stderr
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert "unexpected" not in process.stderr.read()
+
+
 def test_each_command_stands_alone_and_behind_the_door(tmp_path: Path) -> None:
     for name in ("embed", "knn-eval"):
         alone = run(tmp_path, name, "--help").stdout

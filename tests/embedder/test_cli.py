@@ -117,6 +117,8 @@ def test_two_datasets_of_one_name_are_not_mixed(
     output, errors = capsys.readouterr()
     assert "plan: 1 cell to embed" in output
     assert "have one name in the store; rename one" in errors
+    assert main(["--dataset", f"{one},{other}", "--dry-run"]) == 1
+    assert "have one name in the store; rename one" in capsys.readouterr().err
     assert stored(tmp_path) == ["own/28/hog.h5"]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import pytest
 
@@ -43,6 +44,19 @@ def test_warnings_are_one_line_on_standard_error(capsys: pytest.CaptureFixture[s
     assert console.boundary(warn) == 0
     output, errors = capsys.readouterr()
     assert (output, errors) == ("", "warning: mind this\n")
+
+
+def test_a_boundary_within_a_boundary_survives_a_closed_output(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert console.boundary(lambda: console.boundary(lambda: 0)) == 0
+
+    def write_to_nobody() -> int:
+        raise BrokenPipeError
+
+    assert console.boundary(lambda: console.boundary(write_to_nobody)) == 141
+    assert capsys.readouterr().err == ""
 
 
 def test_lists_repeat_and_take_commas() -> None:

@@ -343,3 +343,16 @@ def test_library_of_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("CASEBOOK_DATA", "")
     monkeypatch.setenv("CASEBOOK_MIRROR", "")
     assert library_from_environment(None) == Library(Path.home() / ".medmnist", None, None)
+
+
+def test_a_link_is_named_as_it_is_called(tmp_path: Path, make_npz: NpzMaker) -> None:
+    (tmp_path / "linked.npz").symlink_to(make_npz("blobs/deadbeef.npz"))
+    assert Library(tmp_path).open(str(tmp_path / "linked.npz"), 28).dataset.name == "linked"
+
+
+def test_a_file_that_goes_away_is_an_error(tmp_path: Path, make_npz: NpzMaker) -> None:
+    library, path = Library(tmp_path), make_npz()
+    library.open(str(path), 28)
+    path.unlink()
+    with pytest.raises(DatasetError, match="cannot read"):
+        library.stamp(str(path), 28)

@@ -207,3 +207,60 @@ def test_a_checkpoint_that_cannot_be_run_is_refused() -> None:
     name = "timm:crossvit_9_240.in1k"
     with pytest.raises(BackboneError, match="choose another checkpoint"):
         load(Recipe(describe(name), Weights(random_seed=0)))
+
+
+TIMM_ROWS = [row for row in BACKBONES.values() if row.library == "timm"]
+
+
+@pytest.mark.parametrize("row", TIMM_ROWS, ids=lambda row: row.name)
+def test_a_state_dict_at_the_native_size_fits_every_timm_row(row: Checkpoint) -> None:
+    """As the pinned checkpoints are, which cannot be fetched in a test."""
+    from embedder.weights import _build_timm
+
+    torch.manual_seed(0)
+    native = timm.create_model(row.checkpoint).state_dict()
+    built = _build_timm(row, native, pretrained=False).state_dict()
+    assert built.keys() == native.keys()
+    same = [key for key in native if native[key].shape == built[key].shape]
+    assert len(same) >= len(native) - 1  # but for the positions of another size
+    assert all(torch.equal(native[key], built[key]) for key in same)
+
+
+def test_sam_at_its_native_size_is_sam_built_for_224_with_its_positions_resampled() -> None:
+    from timm.layers import resample_abs_pos_embed_nhwc
+    from torch.nn import functional
+
+    row = BACKBONES["sam"]
+    torch.manual_seed(0)
+    native = timm.create_model(row.checkpoint).eval()
+    small = timm.create_model(row.checkpoint, img_size=224).eval()
+    state = {}
+    for key, tensor in native.state_dict().items():
+        if "pos_embed" in key or "rel_pos" in key:  # zeros at first
+            tensor.normal_(std=0.1)
+        state[key] = tensor
+        if key == "pos_embed":
+            state[key] = resample_abs_pos_embed_nhwc(tensor, [14, 14])
+        elif tensor.shape != small.state_dict()[key].shape:
+            line = functional.interpolate(tensor.T[None], size=27, mode="linear")
+            state[key] = line[0].T
+    small.load_state_dict(state)
+    batch = torch.randn(2, 3, 224, 224)
+    with torch.inference_mode():
+        found, expected = (m.forward_head(m.forward_features(batch), pre_logits=True)
+                           for m in (native, small))  # fmt: skip
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_checkpoint_of_another_format_is_left_to_timm(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    state = timm.create_model("vit_tiny_patch16_224.augreg_in21k").state_dict()
+    state["patch_embed.proj.weight"] = state["patch_embed.proj.weight"].flatten(1)
+    torch.save(state, tmp_path / "linear.pth")
+    row = describe("timm:vit_tiny_patch16_224.augreg_in21k")
+    assert load(Recipe(row, Weights(tmp_path / "linear.pth"))).weights.startswith("sha256:")
+
+
+def test_a_model_that_asserts_is_refused() -> None:
+    with pytest.raises(BackboneError, match="cannot be run at 224 px on cpu: AssertionError"):
+        load(Recipe(describe("timm:halonet26t.a1h_in1k"), Weights(random_seed=0)))

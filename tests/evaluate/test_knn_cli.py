@@ -16,6 +16,7 @@ from embedder.store import Store
 from embedder.types import Task
 from evaluate import cli, results
 from evaluate.results import Record
+from tests.conftest import NpzMaker
 from tests.evaluate.conftest import CellMaker
 
 TRAIN, LABELS = [[1, 0], [0, 1], [-1, 0]], [0, 1, 2]
@@ -241,6 +242,19 @@ def test_nothing_matches(store: Store, capsys: Capture, arguments: tuple[str, ..
     assert knn(store, *arguments) == 1
     expected = f"error: no stored cell matches; see casebook info --store {store.root}\n"
     assert failure(capsys) == expected
+
+
+def test_a_path_means_the_dataset_of_its_file(
+    store: Store, make_cell: CellMaker, make_npz: NpzMaker, tmp_path: Path, capsys: Capture
+) -> None:
+    for name in ("foo", "foo_99"):
+        make_cell(TRAIN, LABELS, TEST, TRUTHS, name=name)
+    for file, name in (("foo_99.npz", "foo_99"), ("foo_28.npz", "foo")):
+        assert knn(store, "--k", "1", "--json", "--dataset", str(make_npz(file))) == 0
+        (record,) = json.loads(capsys.readouterr().out)
+        assert record["dataset"] == name
+    assert knn(store, "--k", "1", "--dataset", "gone/foo_99.npz") == 2
+    assert "may be foo_99 or foo, both stored" in failure(capsys)
 
 
 def test_records_go_elsewhere_where_asked(
