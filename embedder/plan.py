@@ -128,11 +128,11 @@ def _look(library: Library, cell: PlannedCell) -> PlannedCell:
             return cell
         asked = cell.fingerprint(_checksum(library, cell), None)
         refuse_other(read_cell(path if complete else partial), asked, cell.dataset)
+        if complete:
+            return replace(cell, state=State.COMPLETE)
+        return replace(cell, state=State.PARTIAL, done=rows_done(partial))
     except (StoreError, EncodingError) as error:
         return replace(cell, state=State.REFUSED, refusal=error)
-    if complete:
-        return replace(cell, state=State.COMPLETE)
-    return replace(cell, state=State.PARTIAL, done=rows_done(partial))
 
 
 def _checksum(library: Library, cell: PlannedCell) -> str | None:

@@ -279,7 +279,10 @@ def test_an_output_that_cannot_be_written_is_no_defect(
             command, cwd=tmp_path, env=environment(tmp_path), stdout=full, stderr=subprocess.PIPE,
             text=True, check=False,
         )  # fmt: skip
+    assert done.returncode != 0
     assert "unexpected" not in done.stderr
+    if "info" in words:
+        assert done.stderr == "error: cannot write the output: No space left on device\n"
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment(tmp_path), stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from skimage.feature import hog
@@ -125,12 +127,22 @@ def _hog(images: Pixels) -> np.ndarray:
     return np.array([row / np.linalg.norm(row) for row in rows])
 
 
+def _centred(images: Pixels) -> np.ndarray:
+    rows = images.reshape(len(images), -1) - 128.0
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
 def test_neighbours_by_gradient_know_the_cells_better_than_the_commonest_class() -> None:
     source = PhantomSource(CELLS, 28)
     known, asked = (source.labels(split)[:, 0] for split in (Split.TRAIN, Split.TEST))
     train, test = source.pick(Split.TRAIN, range(400)), source.pick(Split.TEST, range(150))
-    nearest = np.argsort(-_hog(test) @ _hog(train).T, axis=1)[:, :11]
-    votes = np.array([np.bincount(row, minlength=6).argmax() for row in known[nearest]])
-    right = (votes == asked[:150]).mean()
+
+    def accuracy(describe: Callable[[Pixels], np.ndarray]) -> float:
+        nearest = np.argsort(-describe(test) @ describe(train).T, axis=1)[:, :11]
+        votes = np.array([np.bincount(row, minlength=6).argmax() for row in known[nearest]])
+        return float((votes == asked[:150]).mean())
+
     assert np.bincount(asked[:150]).max() / 150 < 0.3
+    right, plain = accuracy(_hog), accuracy(_centred)
     assert 0.45 < right < 0.95
+    assert abs(right - plain) > 0.03, "backbones have to differ"

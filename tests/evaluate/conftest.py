@@ -19,6 +19,15 @@ CellMaker = Callable[..., Cell]
 """``make_cell(train, labels, test, truths, name=..., ...)`` with ``write_cell``'s options."""
 
 
+def failure(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on standard error, with nothing on standard output."""
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    return err
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")

@@ -17,7 +17,7 @@ from embedder.types import Task
 from evaluate import cli, results
 from evaluate.results import Record
 from tests.conftest import NpzMaker
-from tests.evaluate.conftest import CellMaker
+from tests.evaluate.conftest import CellMaker, failure
 
 TRAIN, LABELS = [[1, 0], [0, 1], [-1, 0]], [0, 1, 2]
 TEST, TRUTHS = [[2, 0.1], [0.1, 3], [-1, 0.1], [1, 0.2]], [0, 1, 2, 1]
@@ -27,16 +27,6 @@ Capture = pytest.CaptureFixture[str]
 
 def knn(store: Store, *arguments: str) -> int:
     return cli.main([*arguments, "--store", str(store.root)])
-
-
-def failure(capsys: Capture) -> str:
-    """The one line on standard error, with nothing on standard output."""
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    assert err.startswith("error: ")
-    assert "Traceback" not in err
-    return err
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from embedder import cli as embed
 from embedder.store import Cell, Store
 from embedder.types import Task
 from evaluate import neighbours
-from tests.evaluate.conftest import CellMaker
+from tests.evaluate.conftest import CellMaker, failure
 
 TRAIN, LABELS = [[4, 0], [0, 4], [4, 3], [3, 4]], [0, 1, 2, 2]
 TEST, TRUTHS = [[2, 0], [0, 3], [1, 1]], [0, 1, 0]
@@ -28,15 +28,6 @@ def cell(make_cell: CellMaker) -> Cell:
 
 def ask(store: Store, *arguments: str) -> int:
     return neighbours.main([*arguments, "--store", str(store.root)])
-
-
-def failure(capsys: Capture) -> str:
-    """The one line on standard error, with nothing on standard output."""
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.count("\n") == 1
-    assert err.startswith("error: ")
-    return err
 
 
 @pytest.mark.usefixtures("cell")
