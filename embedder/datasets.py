@@ -40,6 +40,15 @@ class Dataset:
     def count(self, split: Split) -> int:
         return dict(zip(Split, self.counts, strict=True))[split]
 
+    def known_row(self, split: Split, row: int) -> int:
+        """``row`` itself. Raises DatasetError where the split has no such row."""
+        count = self.count(split)
+        if not 0 <= row < count:
+            raise DatasetError(
+                f"{self.name} has no row {row} of {split}; its rows are 0 to {count - 1}"
+            )
+        return row
+
 
 class ImageSource(Protocol):
     """The images and labels of one dataset at one size, read without holding them all in memory."""
@@ -65,6 +74,14 @@ class ImageSource(Protocol):
 
     def pick(self, split: Split, rows: Sequence[int]) -> Pixels:
         """The images of the given rows, in the given order."""
+        ...
+
+    def image(self, split: Split, row: int) -> Pixels:
+        """One image, uint8 (H, W, C), by random access.
+
+        Unlike with ``pick``, nothing was compared with a checksum. Raises DatasetError for a row
+        that is not there.
+        """
         ...
 
 

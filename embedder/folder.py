@@ -14,15 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from embedder.datasets import Dataset, name_of_path
 from embedder.errors import DatasetError, UsageError
+from embedder.pictures import COLOUR, GREY, square, upright
 from embedder.types import Labels, Pixels, Split, Task
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
-_GREY = frozenset({"1", "L", "LA", "I;16", "I;16B", "I;16L", "I;16N"})
-_COLOUR = frozenset({"RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "HSV", "RGBX"})
 
 
 class FolderSource:
@@ -67,6 +66,10 @@ class FolderSource:
         images = [self._decode(files[row][0]) for row in rows]
         return np.array(images, np.uint8).reshape(-1, self.size, self.size, self.dataset.channels)
 
+    def image(self, split: Split, row: int) -> Pixels:
+        """As ImageSource has it; reads its file only."""
+        return self.pick(split, [self.dataset.known_row(split, row)]).squeeze(0)
+
     def _find_classes(self) -> tuple[str, ...]:
         missing = [str(split) for split in Split if not (self.root / split).is_dir()]
         if missing:
@@ -102,30 +105,19 @@ class FolderSource:
                 block = path.read_bytes()
                 with _open(path) as image:
                     mode = image.mode
-            if mode not in _GREY | _COLOUR:
+            if mode not in GREY | COLOUR:
                 raise DatasetError(
                     f"the image {path} has pixels of mode {mode}; convert it to 8 bits, grey or RGB"
                 )
-            grey = grey and mode in _GREY
+            grey = grey and mode in GREY
             place = path.relative_to(self.root).as_posix()
             digest.update(os.fsencode(f"{place} {hashlib.sha256(block).hexdigest()}\n"))
         return f"folder-1:sha256:{digest.hexdigest()}", grey
 
     def _decode(self, path: Path) -> Pixels:
         """uint8 (S, S, C)."""
-        with _naming(path):
-            with _open(path) as image:
-                upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16"):
-                upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-            if upright.mode in ("P", "PA"):  # straight to RGB, Pillow warns of transparency
-                upright = upright.convert("RGBA")
-            plain = upright.convert("L" if self.dataset.channels == 1 else "RGB")
-        side = min(plain.size)
-        left, top = (plain.width - side) // 2, (plain.height - side) // 2
-        square = plain.crop((left, top, left + side, top + side))
-        resized = square.resize((self.size, self.size), Image.Resampling.BICUBIC)
-        return np.asarray(resized, np.uint8).reshape(self.size, self.size, -1)
+        with _naming(path), _open(path) as image:
+            return square(upright(image), self.size, self.dataset.channels)
 
 
 def _is_hidden(path: Path) -> bool:

@@ -10,13 +10,14 @@ from __future__ import annotations
 import errno
 import io
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from embedder.store import Header
-from embedder.types import Labels, Split
+from embedder.store import SCHEMA, SCHEMA_ERASED, Header
+from embedder.types import Labels, Rows, Split
 
 ALIGNMENT = 64
 """Arrays begin at a multiple of this many bytes, so that mapped rows suit vector units."""
@@ -100,16 +101,25 @@ def _reserve(file: int, size: int) -> None:
             raise
 
 
-def lay_out(header: Header, labels: dict[Split, Labels]) -> SparseImage:
-    """The whole file but for the embeddings: attributes, groups, labels, and room."""
+def lay_out(
+    header: Header, labels: dict[Split, Labels], erased: Mapping[Split, Rows] | None = None
+) -> SparseImage:
+    """The whole file but for the embeddings: attributes, groups, labels, and room.
+
+    ``erased`` are row numbers, int64, ascending. What they list goes behind everything else, so
+    that a file lies the same with and without it.
+    """
+    listed = {s: erased[s] for s in Split if erased and len(erased.get(s, ()))}
     image = SparseImage()
     with h5py.File(
         image, "w", libver=("v110", "v110"),
         alignment_threshold=1, alignment_interval=ALIGNMENT,
     ) as file:  # fmt: skip
-        file.attrs.update(header.attributes())
+        file.attrs.update(header.attributes(SCHEMA_ERASED if listed else SCHEMA))
         for split in Split:
             _lay_out_split(file, split, header, labels[split])
+        for split, rows in listed.items():
+            file[str(split)].create_dataset("erased", data=rows, dtype="<i8")
     return image
 
 

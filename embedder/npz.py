@@ -7,10 +7,7 @@ a batch of rows is inflated at a time, and nothing in the file is ever unpickled
 from __future__ import annotations
 
 import hashlib
-import lzma
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
@@ -22,15 +19,9 @@ import numpy as np
 from numpy.lib import format as npy
 
 from embedder.datasets import Dataset, name_of_path
-from embedder.errors import DamagedDatasetError, DatasetError
+from embedder.errors import DatasetError
+from embedder.seekable import SeekableMember, read_exactly, skip, zip_errors
 from embedder.types import Labels, Pixels, Split, Task
-
-_DAMAGED = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, UnicodeDecodeError, EOFError,
-    RuntimeError,
-)  # fmt: skip
-"""What zipfile raises on bytes that are not as NumPy wrote them; RuntimeError where a member is
-encrypted or packed by an unknown method."""
 
 _NO_HEADER = (ValueError, TypeError, SyntaxError, TokenError, MemoryError)
 """What NumPy raises on the header of an array that it did not write."""
@@ -49,7 +40,8 @@ class NpzSource:
 
     def __init__(self, path: Path, dataset: Dataset | None = None, task: Task | None = None):
         self.path = path
-        with self._reading(), zipfile.ZipFile(path) as archive:
+        self._members: dict[Split, SeekableMember] = {}
+        with zip_errors(path), zipfile.ZipFile(path) as archive:
             self.checksum = _checksum(archive)
             self._shapes = {split: self._image_shape(archive, split) for split in Split}
             self._labels = {split: self._read_labels(archive, split) for split in Split}
@@ -65,16 +57,15 @@ class NpzSource:
         total, *image = self._shapes[split]
         row = prod(image)
         with (
-            self._reading(),
+            zip_errors(self.path),
             zipfile.ZipFile(self.path) as archive,
             self._array(archive, f"{split}_images") as (stream, _),
         ):
-            if _checksum(archive) != self.checksum:
-                raise DatasetError(f"{self.path} changed while it was in use; run again")
-            _skip(stream, start * row)
+            self._refuse_change(archive)
+            skip(stream, start * row)
             for first in range(start, total, batch_size):
                 count = min(batch_size, total - first)
-                block = bytearray(_read_exactly(stream, count * row))
+                block = bytearray(read_exactly(stream, count * row))
                 yield np.frombuffer(block, np.uint8).reshape(count, self.size, self.size, -1)
 
     def pick(self, split: Split, rows: Sequence[int]) -> Pixels:
@@ -89,18 +80,25 @@ class NpzSource:
             first += len(batch)
         return picked
 
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError as error:
-            raise DatasetError(f"no file {self.path}; check the path of the dataset") from error
-        except _DAMAGED as error:
-            raise DamagedDatasetError(
-                f"{self.path} is truncated or damaged ({error}); get an intact copy"
-            ) from error
-        except OSError as error:
-            raise DatasetError(f"cannot read {self.path}: {error.strerror or error}") from error
+    def image(self, split: Split, row: int) -> Pixels:
+        """As ImageSource has it; safe to call from several threads."""
+        total, *image = self._shapes[split]
+        member, size = self._member(split), prod(image)
+        place = member.size - (total - self.dataset.known_row(split, row)) * size
+        block = bytearray(member.read(place, size))
+        return np.frombuffer(block, np.uint8).reshape(self.size, self.size, -1)
+
+    def _member(self, split: Split) -> SeekableMember:
+        if split not in self._members:
+            member = SeekableMember(self.path, f"{split}_images.npy")
+            with zip_errors(self.path), zipfile.ZipFile(self.path) as archive:
+                self._refuse_change(archive)
+            self._members.setdefault(split, member)
+        return self._members[split]
+
+    def _refuse_change(self, archive: zipfile.ZipFile) -> None:
+        if _checksum(archive) != self.checksum:
+            raise DatasetError(f"{self.path} changed while it was in use; run again")
 
     def _image_shape(self, archive: zipfile.ZipFile, split: Split) -> tuple[int, ...]:
         with self._array(archive, f"{split}_images") as (_, shape):
@@ -123,7 +121,7 @@ class NpzSource:
                     f"{self.path}: {name} has shape {shape}; expected ({rows}, 1) or ({rows}, L), "
                     f"a row for each of {split}_images"
                 )
-            block = _read_exactly(stream, prod(shape))
+            block = read_exactly(stream, prod(shape))
         return np.frombuffer(block, np.uint8).reshape(shape)
 
     @contextmanager
@@ -219,20 +217,6 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generi
     if fortran:
         raise ValueError("column-major order; save np.ascontiguousarray(array)")
     return shape, dtype
-
-
-def _read_exactly(stream: IO[bytes], size: int) -> bytes:
-    """With the last byte of a member zipfile compares its CRC."""
-    block = stream.read(size)
-    if len(block) != size:
-        raise EOFError("an array ends early")
-    return block
-
-
-def _skip(stream: IO[bytes], size: int) -> None:
-    """Reads, since after a seek zipfile may no longer compare the CRC."""
-    while size:
-        size -= len(_read_exactly(stream, min(size, 1 << 20)))
 
 
 def _checksum(archive: zipfile.ZipFile) -> str:

@@ -24,6 +24,8 @@ _VERSION = 1  # of the drawings: raise it with every change that moves a pixel
 _MASTER = 224
 _AXIS: Plane = ((np.arange(_MASTER) + 0.5) / (_MASTER / 2) - 1).astype(np.float32)
 _Y, _X = _AXIS[:, None], _AXIS[None, :]
+# Smooth weights of evenly spread knots, float32 (224, knots).
+_UP = {n: np.exp(-np.square((_Y + 1) * (n - 1) / 2 - np.arange(n))) for n in (3, 6, 14, 32, 70)}
 
 
 def _averaging(size: int) -> Plane:
@@ -31,10 +33,6 @@ def _averaging(size: int) -> Plane:
     edges, pixel = np.arange(size + 1) * (_MASTER / size), np.arange(_MASTER)
     shared = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
     return np.asarray(np.maximum(shared, 0) * (size / _MASTER), np.float32)
-
-
-# Smooth weights of evenly spread knots, float32 (224, knots).
-_UP = {n: np.exp(-np.square((_Y + 1) * (n - 1) / 2 - np.arange(n))) for n in (3, 6, 14, 32, 70)}
 
 
 def _field(rng: Generator, knots: int) -> Plane:
@@ -264,9 +262,8 @@ class PhantomSource:
     def __init__(self, dataset: Dataset, size: int, seed: int = 0) -> None:
         if size not in SIZES:
             raise DatasetError(f"{dataset.name} has no size {size}; its sizes are {SIZES}")
-        self.dataset, self.size, self._seed = dataset, size, seed
+        self.dataset, self.size, self._seed, self._averaging = dataset, size, seed, _averaging(size)
         self.checksum = f"phantom-{_VERSION}:seed{seed}:{dataset.name}"
-        self._averaging = _averaging(size)
 
     def labels(self, split: Split) -> Labels:
         """Uint8 (N, 1), or (N, L) for the multi-label dataset."""
@@ -286,6 +283,9 @@ class PhantomSource:
         with threadpool_limits(1, "blas"):  # threads slow such small products down, three times
             images = [self._render(split, known[row], labels) for row in rows]
         return np.array(images, np.uint8).reshape(-1, self.size, self.size, self.dataset.channels)
+
+    def image(self, split: Split, row: int) -> Pixels:
+        return self.pick(split, [self.dataset.known_row(split, row)]).squeeze(0)
 
     def _render(self, split: Split, row: int, labels: Labels) -> Pixels:
         rng = self._rng(split, row + 1)

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import h5py
@@ -20,10 +20,12 @@ import numpy as np
 from embedder.datasets import Dataset
 from embedder.errors import DamagedCellError, StoreError, StoreFullError
 from embedder.fingerprint import Fingerprint
-from embedder.types import Labels, Split, Task, Vectors
+from embedder.types import Labels, Rows, Split, Task, Vectors
 
 FORMAT = "casebook-cell"
 SCHEMA = 1
+SCHEMA_ERASED = 2
+"""Of a cell from which rows were erased."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -37,10 +39,10 @@ class Header:
     fingerprint: Fingerprint
     versions: dict[str, str]
 
-    def attributes(self) -> dict[str, str | int]:
+    def attributes(self, schema: int = SCHEMA) -> dict[str, str | int]:
         return {
             "format": FORMAT,
-            "schema": SCHEMA,
+            "schema": schema,
             "variant": self.variant,
             "dataset": json.dumps(asdict(self.dataset), sort_keys=True),
             "fingerprint": self.fingerprint.to_json(),
@@ -66,13 +68,22 @@ class Extent:
         return self.offset + self.rows * self.row_bytes
 
 
+def _none_erased() -> dict[Split, Rows]:
+    return {split: np.empty(0, np.int64) for split in Split}
+
+
 @dataclass(frozen=True)
 class Cell:
-    """One readable cell; arrays are mapped when asked for."""
+    """One readable cell; arrays are mapped when asked for.
+
+    ``erased`` holds the numbers of the rows that are gone, int64 (E,), ascending. Their embeddings
+    and labels are zeros.
+    """
 
     path: Path
     header: Header
     extents: dict[Split, Extent]
+    erased: dict[Split, Rows] = field(default_factory=_none_erased, compare=False)
 
     @property
     def dataset(self) -> Dataset:
@@ -95,6 +106,11 @@ class Cell:
             if labels.max(initial=0) > (1 if multilabel else len(self.dataset.classes) - 1):
                 raise DamagedCellError(f"{split}/labels holds {labels.max()}, which is no class")
         return labels
+
+    def live(self, split: Split) -> Rows:
+        """The rows that are not erased, int64, ascending."""
+        rows = np.arange(self.extents[split].rows, dtype=np.int64)
+        return np.delete(rows, self.erased[split])
 
 
 class Store:
@@ -152,6 +168,15 @@ def store_errors(path: Path, option: str = "--store") -> Iterator[None]:
         raise StoreError(f"cannot use {path}: {reason}; check {option}") from error
 
 
+def sync_folder(folder: Path) -> None:
+    """Put on disk which files ``folder`` holds. Raises OSError."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def read_cell(path: Path) -> Cell:
     """Open and check a cell, complete or partial.
 
@@ -165,7 +190,8 @@ def read_cell(path: Path) -> Cell:
         size = path.stat().st_size
         if size < max(extent.end for extent in extents.values()):
             raise DamagedCellError(f"it is truncated to {size:,} bytes")
-    return Cell(path, header, extents)
+        erased = {split: _read_erased(file, split, extents[split].rows) for split in Split}
+    return Cell(path, header, extents, erased)
 
 
 @contextmanager
@@ -191,10 +217,11 @@ def _read_header(file: h5py.File) -> Header:
     if file.attrs.get("format") != FORMAT:
         raise DamagedCellError("it is no casebook cell")
     schema = int(file.attrs["schema"])
-    if schema != SCHEMA:
-        age = "a newer" if schema > SCHEMA else "an older"
+    if schema not in (SCHEMA, SCHEMA_ERASED):
+        age = "a newer" if schema > SCHEMA_ERASED else "an older"
         raise DamagedCellError(
-            f"it has schema {schema}, of {age} casebook; this one reads schema {SCHEMA}"
+            f"it has schema {schema}, of {age} casebook; this one reads schemas {SCHEMA} and "
+            f"{SCHEMA_ERASED}"
         )
     facts = json.loads(file.attrs["dataset"])
     train, val, test = map(int, facts["counts"])
@@ -216,6 +243,22 @@ def _read_extent(file: h5py.File, split: Split) -> Extent:
     if labels.ndim != 2 or labels.shape[0] != rows or labels.dtype != np.uint8:
         raise DamagedCellError(f"{split}/labels does not fit {split}/embeddings")
     return Extent(offset, rows, width, embeddings.dtype)
+
+
+def _read_erased(file: h5py.File, split: Split, count: int) -> Rows:
+    """The erased ones among ``count`` rows."""
+    group, name = file[str(split)], f"{split}/erased"
+    if "erased" not in group:
+        return np.empty(0, np.int64)
+    if int(file.attrs["schema"]) == SCHEMA:
+        raise DamagedCellError(f"it has {name}, which schema {SCHEMA} has not")
+    listed = group["erased"]
+    if listed.dtype != np.int64 or listed.ndim != 1 or len(listed) > count:
+        raise DamagedCellError(f"{name} is no int64 list of rows of {split}")
+    rows: Rows = listed[:]
+    if (rows[1:] <= rows[:-1]).any() or ((rows < 0) | (rows >= count)).any():
+        raise DamagedCellError(f"{name} does not hold ascending rows below {count}")
+    return rows
 
 
 def _check_extents(header: Header, extents: dict[Split, Extent]) -> None:

@@ -26,7 +26,7 @@ from embedder.errors import (
 )
 from embedder.fingerprint import Fingerprint
 from embedder.image import lay_out
-from embedder.store import Cell, Header, read_cell, store_errors
+from embedder.store import Cell, Header, read_cell, store_errors, sync_folder
 from embedder.types import Labels, Split, Vectors, case_id
 
 log = logging.getLogger("casebook")
@@ -142,7 +142,7 @@ class CellWriter:
             self._file = -1
             os.replace(self.partial, self.path)
             self.complete = True
-            _sync_folder(self.path.parent)
+            sync_folder(self.path.parent)
             self._progress.unlink(missing_ok=True)
             # Whoever still waits with the old lock finds the cell complete.
             Path(self._lock.lock_file).unlink(missing_ok=True)
@@ -232,11 +232,3 @@ def _replace(path: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(new, path)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

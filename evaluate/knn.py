@@ -11,17 +11,21 @@ import time
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from embedder.fingerprint import library_versions
 from embedder.store import Cell
-from embedder.types import Distance, Split
+from embedder.types import Distance, Rows, Split
 from evaluate.metrics import measure
 from evaluate.results import Record
 from index.build import Kind, build, resolve
 from index.search import Neighbours, SupportSet, check
 from index.vote import MajorityVote, SoftmaxVote, Vote, count_votes
+
+T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -48,20 +52,28 @@ class Protocol:
         }
 
 
-def find_neighbours(cell: Cell, protocol: Protocol, rows: range | None = None) -> Neighbours:
-    """The nearest train cases of the queries, or of some rows of them, for the largest k.
+def find_neighbours(cell: Cell, protocol: Protocol, rows: Rows | None = None) -> Neighbours:
+    """The nearest train cases of the queries, or of some ``rows`` of them, for the largest k.
 
-    Raises SearchError where k exceeds the cases there are, ZeroVectorError under the cosine.
+    Erased cases are neither queries nor neighbours. Raises SearchError where k exceeds the cases
+    there are, ZeroVectorError under the cosine.
     """
     name = f"{cell.dataset.name}/{Split.TRAIN}"
-    support = SupportSet.of(cell.embeddings(Split.TRAIN), protocol.distance, name)
-    everything = cell.embeddings(protocol.split)
-    chosen = range(len(everything)) if rows is None else rows
-    queries = everything[chosen.start : chosen.stop]
-    check(queries, protocol.distance, f"{cell.dataset.name}/{protocol.split}", chosen.start)
-    own = np.asarray(chosen, np.int64) if protocol.split is Split.TRAIN else None
-    index = build(support, protocol.index)
-    return index.search(queries, max(protocol.ks), own)
+    known = cell.live(Split.TRAIN)
+    support = SupportSet.of(
+        pick(cell.embeddings(Split.TRAIN), known), protocol.distance, name, known
+    )
+    chosen = cell.live(protocol.split) if rows is None else rows
+    queries = pick(cell.embeddings(protocol.split), chosen)
+    check(queries, protocol.distance, f"{cell.dataset.name}/{protocol.split}", chosen)
+    own = np.searchsorted(known, chosen) if protocol.split is Split.TRAIN else None
+    found = build(support, protocol.index).search(queries, max(protocol.ks), own)
+    return Neighbours(known[found.rows], found.similarities)
+
+
+def pick(array: NDArray[T], rows: Rows) -> NDArray[T]:
+    """Some rows of an array; without a copy where that is all of them."""
+    return array if len(rows) == len(array) else array[rows]
 
 
 def evaluate(cell: Cell, protocol: Protocol) -> list[Record]:
@@ -76,7 +88,8 @@ def _count(
     cell: Cell, protocol: Protocol, k: int, neighbours: Neighbours, searched: float
 ) -> Record:
     dataset = cell.dataset
-    support, truth = cell.labels(Split.TRAIN), cell.labels(protocol.split)
+    support, queries = cell.labels(Split.TRAIN), cell.live(protocol.split)
+    truth = pick(cell.labels(protocol.split), queries)
     began = time.perf_counter()
     classes = len(dataset.classes)
     scores = count_votes(
@@ -93,7 +106,12 @@ def _count(
         split=str(protocol.split),
         protocol=protocol.describe(k),
         metrics=metrics,
-        counts={"support": len(support), "queries": len(truth), "classes": classes},
+        counts={
+            "support": len(cell.live(Split.TRAIN)),
+            "queries": len(truth),
+            "classes": classes,
+            "erased": sum(map(len, cell.erased.values())),
+        },
         fingerprint=asdict(cell.header.fingerprint),
         timings={"search": searched, "vote": time.perf_counter() - began},
         versions=_versions(protocol.index),

@@ -11,10 +11,10 @@ from sklearn.metrics import roc_auc_score
 
 from embedder.errors import EvaluationError
 from embedder.types import Labels, Scores, Task
+from index.vote import decide
 
 _Counts = NDArray[np.int64]
 
-_THRESHOLD = 0.5
 _MOST_COLUMNS = 256  # a predicted class is stored in a uint8
 
 
@@ -35,11 +35,7 @@ class Metrics:
 
 
 def predict(scores: Scores, task: Task) -> NDArray[np.uint8]:
-    """Turn scores into predictions in the form of the labels.
-
-    Binary: class 1 where its score is above 0.5, whatever that of class 0. Multi-class and
-    ordinal: the highest score, a tie to the lowest class. Multi-label: 1 where a label's score is
-    above 0.5. As ``medmnist.evaluator.getACC`` has it.
+    """Turn scores into predictions in the form of the labels, by ``index.vote.decide``.
 
     Args:
         scores: float64 (N, C), with C = 2 for the binary task; multi-label (N, L).
@@ -52,12 +48,7 @@ def predict(scores: Scores, task: Task) -> NDArray[np.uint8]:
         EvaluationError: no rows, a wrong shape, or a score that is not finite.
     """
     _check_scores(scores, task)
-    if task is Task.MULTILABEL:
-        return (scores > _THRESHOLD).astype(np.uint8)
-    if task is Task.BINARY:
-        return (scores[:, 1:] > _THRESHOLD).astype(np.uint8)
-    best: NDArray[np.intp] = scores.argmax(axis=1, keepdims=True)
-    return best.astype(np.uint8)
+    return decide(scores, task)
 
 
 def measure(

@@ -15,8 +15,9 @@ import numpy as np
 from embedder import console
 from embedder.datasets import DATASETS, is_path
 from embedder.errors import CasebookError, EvaluationError, UsageError
+from embedder.selection import select_cells, title
 from embedder.types import Distance, Labels, Split, Task, case_id
-from evaluate.cli import add_vote, protocol_of, select_cells, title
+from evaluate.cli import add_vote, protocol_of
 
 if TYPE_CHECKING:
     from embedder.datasets import Dataset, ImageSource
@@ -64,7 +65,9 @@ def _handle(options: argparse.Namespace) -> int:
     count = cell.dataset.count(protocol.split)
     if row >= count:
         raise UsageError(f"{protocol.split} of {cell.dataset.name} has rows 0 to {count - 1}")
-    found = find_neighbours(cell, protocol, range(row, row + 1))
+    if row in cell.erased[protocol.split]:
+        raise UsageError(f"{case_id(cell.dataset.name, protocol.split, row)} was erased")
+    found = find_neighbours(cell, protocol, np.array([row], np.int64))
     answer = describe(cell, protocol, row, found)
     if options.out:
         _draw(cell, protocol, row, answer, options)
@@ -75,7 +78,7 @@ def _handle(options: argparse.Namespace) -> int:
 def describe(cell: Cell, protocol: Protocol, row: int, found: Neighbours) -> dict[str, Any]:
     """The prediction for one query and the cases that it rests on."""
     from evaluate.metrics import predict
-    from index.vote import count_votes
+    from index.vote import agrees, count_votes
 
     dataset, support = cell.dataset, cell.labels(Split.TRAIN)
     scores = count_votes(
@@ -98,20 +101,13 @@ def describe(cell: Cell, protocol: Protocol, row: int, found: Neighbours) -> dic
                 "id": name,
                 "label": name_of(support[number], dataset),
                 "similarity": float(similarity),
-                "agrees": _agrees(support[number], predicted, dataset.task),
+                "agrees": agrees(support[number], predicted, dataset.task),
             }
             for name, number, similarity in cases
         ],
         "protocol": protocol.describe(len(found.rows[0])),
         "fingerprint": asdict(cell.header.fingerprint),
     }
-
-
-def _agrees(label: Labels, predicted: Labels, task: Task) -> bool:
-    """Whether a case has the predicted class or, multi-label, every label that is predicted."""
-    if task is Task.MULTILABEL and predicted.any():
-        return bool((label >= predicted).all())
-    return bool(np.array_equal(label, predicted))
 
 
 def name_of(label: Labels, dataset: Dataset) -> str:
@@ -211,7 +207,9 @@ def _open_images(cell: Cell, options: argparse.Namespace) -> ImageSource:
 def _one_cell(options: argparse.Namespace) -> Cell:
     from embedder.store import Store, default_root
 
-    cells, failures = select_cells(Store(options.store or default_root()), options)
+    cells, failures = select_cells(
+        Store(options.store or default_root()), options.dataset, options.model, options.res
+    )
     if failures:
         raise EvaluationError(failures[0])
     if len(cells) > 1:

@@ -14,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedder.errors import UsageError
+from embedder.registry import find
 from embedder.types import Distance, Labels, Scores, Task
 from index.search import Neighbours
 
 Weights = NDArray[np.float64]
+
+_THRESHOLD = 0.5
 
 
 class Vote(Protocol):
@@ -86,6 +89,44 @@ class SoftmaxVote:
         with np.errstate(over="ignore"):
             weights: Weights = np.exp(shifted / self.temperature)
         return weights
+
+
+VOTES = ("majority", "distance", "softmax")
+
+
+def vote_of(name: str, temperature: float | None = None) -> Vote:
+    """The vote called ``name``. Raises UsageError for a temperature that it does not have."""
+    find(dict.fromkeys(VOTES), name, "vote")
+    if name == "softmax":
+        return SoftmaxVote() if temperature is None else SoftmaxVote(temperature)
+    if temperature is not None:
+        raise UsageError("--temperature belongs to --vote softmax")
+    return DistanceVote() if name == "distance" else MajorityVote()
+
+
+def decide(scores: Scores, task: Task) -> Labels:
+    """Scores, float64 (Q, C) or (Q, L), to predictions in the form of the labels.
+
+    Binary: class 1 where its score is above 0.5. Multi-class and ordinal: the highest score, a tie
+    to the lowest class. Multi-label: 1 where a label's score is above 0.5. As
+    ``medmnist.evaluator.getACC`` has it.
+    """
+    if task is Task.MULTILABEL:
+        return (scores > _THRESHOLD).astype(np.uint8)
+    if task is Task.BINARY:
+        return (scores[:, 1:] > _THRESHOLD).astype(np.uint8)
+    best: NDArray[np.intp] = scores.argmax(axis=1, keepdims=True)
+    return best.astype(np.uint8)
+
+
+def agrees(labels: Labels, predicted: Labels, task: Task) -> bool:
+    """Whether a case, uint8 (1,) or (L,), has what is predicted: the class or every label that is.
+
+    Where no label is predicted, a case agrees that has none.
+    """
+    if task is Task.MULTILABEL and predicted.any():
+        return bool((labels >= predicted).all())
+    return bool(np.array_equal(labels, predicted))
 
 
 def count_votes(

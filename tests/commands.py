@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parents[1]
@@ -28,11 +29,13 @@ def environment(folder: Path, **changes: str) -> dict[str, str]:
     }
 
 
-def start(folder: Path, *words: str, **changes: str) -> subprocess.Popen[str]:
+def start(
+    folder: Path, *words: str, errors: int | IO[str] = subprocess.PIPE, **changes: str
+) -> subprocess.Popen[str]:
     command = [str(BIN / words[0]), *words[1:]]
     return subprocess.Popen(
         command, cwd=folder, env=environment(folder, **changes), text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=errors,
     )  # fmt: skip
 
 

@@ -19,13 +19,13 @@ ALLOWED = {
 
 ORDER = (
     {"errors", "types"},
-    {"registry"},
+    {"registry", "seekable", "pictures"},
     {"datasets", "backbones"},
     {"console", "prefetch", "download", "npz", "folder", "phantom", "hog", "preprocess", "recipe",
      "fingerprint"},
     {"store", "sources", "network", "weights"},
-    {"image", "catalogue"},
-    {"writer", "loading"},
+    {"image", "catalogue", "selection"},
+    {"writer", "erase", "loading"},
     {"encode", "plan"},
     {"engine"},
     {"cli"},

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from embedder.datasets import Dataset
 from embedder.fingerprint import Fingerprint
-from embedder.store import Header
+from embedder.store import Cell, Header, Store
 from embedder.types import Labels, Split, Task, Vectors
+from embedder.writer import CellWriter
 
 COUNTS = (20, 5, 8)
 WIDTH = 6
@@ -36,3 +38,20 @@ def labels() -> dict[Split, Labels]:
 def vectors(split: Split) -> Vectors:
     rng = np.random.default_rng([2, list(Split).index(split)])
     return rng.normal(size=(DATASET.count(split), WIDTH)).astype(np.float32)
+
+
+def store_cell(root: Path, dataset: Dataset, width: int, seed: int, backbone: str = "fake") -> Cell:
+    """A complete cell of random embeddings, where it belongs in the store at ``root``."""
+    rng = np.random.default_rng(seed)
+    made = replace(FINGERPRINT, dataset=dataset.name, backbone=backbone, width=width)
+    marks = {
+        s: rng.integers(0, len(dataset.classes), (dataset.count(s), 1), np.uint8) for s in Split
+    }
+    store = Store(root)
+    path = store.path(dataset.name, made.size, backbone)
+    with CellWriter(path, Header(dataset, backbone, made, {}), marks) as writer:
+        for split in Split:
+            rows = rng.standard_normal((dataset.count(split), width)).astype(np.float32)
+            writer.append(split, 0, rows)
+        writer.finish()
+    return store.read(path)

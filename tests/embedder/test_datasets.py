@@ -15,7 +15,7 @@ from embedder.datasets import (
     expand,
     is_path,
 )
-from embedder.errors import UnknownNameError
+from embedder.errors import DatasetError, UnknownNameError
 from embedder.types import Split, Task
 
 TASKS = {
@@ -158,3 +158,11 @@ def test_families_are_of_known_rows() -> None:
 )
 def test_is_path(name: str, expected: bool) -> None:
     assert is_path(name) is expected
+
+
+def test_only_rows_that_are_there_are_known() -> None:
+    dataset = DATASETS["breastmnist"]
+    assert [dataset.known_row(Split.VAL, row) for row in (0, 77)] == [0, 77]
+    for row in (-1, 78):
+        with pytest.raises(DatasetError, match=f"breastmnist has no row {row} of val; .* 0 to 77"):
+            dataset.known_row(Split.VAL, row)

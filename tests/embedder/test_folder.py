@@ -131,6 +131,31 @@ def test_pick_gives_rows_in_the_order_asked(
     np.testing.assert_array_equal(picked, images[rows])
 
 
+def test_image_is_a_pick_of_one(seven: tuple[Path, NDArray[np.uint8]]) -> None:
+    root, images = seven
+    source = FolderSource(root, 5)
+    for row in (6, 0, 3, 3):
+        image = source.image(Split.TRAIN, row)
+        assert image.dtype == np.uint8
+        np.testing.assert_array_equal(image, images[row])
+
+
+@pytest.mark.parametrize("row", [-1, 7])
+def test_image_refuses_a_row_that_is_not_there(
+    seven: tuple[Path, NDArray[np.uint8]], row: int
+) -> None:
+    with pytest.raises(DatasetError, match=f"no row {row} of train; its rows are 0 to 6"):
+        FolderSource(seven[0], 5).image(Split.TRAIN, row)
+
+
+def test_image_reads_no_other_file(tmp_path: Path) -> None:
+    source = FolderSource(minimal(tmp_path), 4)
+    (tmp_path / "train" / "dog" / "0.png").unlink()
+    assert source.image(Split.TRAIN, 0).shape == (4, 4, 1)
+    with pytest.raises(DatasetError, match="cannot read the image"):
+        source.image(Split.TRAIN, 1)
+
+
 @pytest.fixture(scope="module")
 def seven(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, NDArray[np.uint8]]:
     root, images = tmp_path_factory.mktemp("seven"), noise(7, 5, 5, 3)

@@ -58,3 +58,20 @@ def test_arrays_are_contiguous_aligned_and_have_room(tmp_path: Path) -> None:
             assert embeddings.id.get_offset() + count * WIDTH * 4 <= path.stat().st_size
             assert not embeddings[:].any()
             np.testing.assert_array_equal(file[f"{split}/labels"][:], labels()[split])
+
+
+def test_what_was_erased_is_listed_behind_everything_else(tmp_path: Path) -> None:
+    plain, listed = tmp_path / "plain.h5", tmp_path / "listed.h5"
+    lay_out(header(), labels(), {split: np.empty(0, np.int64) for split in Split}).save(plain)
+    lay_out(header(), labels()).save(listed)
+    assert plain.read_bytes() == listed.read_bytes()
+    lay_out(header(), labels(), {Split.TEST: np.array([2, 5])}).save(listed)
+    with h5py.File(plain) as before, h5py.File(listed) as after:
+        assert (before.attrs["schema"], after.attrs["schema"]) == (1, 2)
+        assert set(before["test"]) == {"embeddings", "labels"}
+        assert set(after["train"]) == {"embeddings", "labels"}
+        assert after["test/erased"].dtype == np.dtype("<i8")
+        assert after["test/erased"][:].tolist() == [2, 5]
+        for split in Split:
+            places = [file[f"{split}/embeddings"].id.get_offset() for file in (before, after)]
+            assert places[0] == places[1]

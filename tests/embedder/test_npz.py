@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from embedder.datasets import DATASETS, Dataset
-from embedder.errors import DatasetError
+from embedder.errors import DamagedDatasetError, DatasetError
 from embedder.npz import NpzSource
 from embedder.types import Split, Task
 
@@ -159,6 +159,74 @@ def test_pick_reaches_rows_beyond_one_block(tmp_path: Path) -> None:
 def test_pick_refuses_a_row_that_is_not_there(make_npz: NpzMaker) -> None:
     with pytest.raises(IndexError):
         NpzSource(make_npz()).pick(Split.VAL, [4])
+
+
+@pytest.mark.parametrize("shape", [(5, 5), (5, 5, 1), (5, 5, 3)])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_image_is_a_pick_of_one_whatever_the_shape(
+    tmp_path: Path, save: Callable[..., None], shape: tuple[int, ...]
+) -> None:
+    save(tmp_path / "a.npz", **some_arrays(shape=shape))
+    source = NpzSource(tmp_path / "a.npz")
+    for split in Split:
+        for row in range(source.dataset.count(split)):
+            image = source.image(split, row)
+            assert image.dtype == np.uint8
+            assert image.flags.writeable
+            np.testing.assert_array_equal(image, source.pick(split, [row])[0])
+
+
+@settings(max_examples=10)
+@given(rows=st.lists(st.tuples(st.sampled_from(Split), st.integers(0, 39)), max_size=9))
+def test_images_in_any_order_are_numpys_rows(
+    large_images: tuple[NpzSource, Arrays], rows: list[tuple[Split, int]]
+) -> None:
+    source, arrays = large_images
+    for split, row in rows:
+        np.testing.assert_array_equal(source.image(split, row), arrays[f"{split}_images"][row])
+
+
+@pytest.fixture(scope="module", params=["stored", "deflated", "bzip2"])
+def large_images(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[NpzSource, Arrays]:
+    """Of 3 MB a split, so that deflated ones are read from more than one place."""
+    arrays = some_arrays((40, 40, 40), (160, 160, 3))
+    for split in Split:
+        arrays[f"{split}_images"] //= 32
+    members = {name: npy_bytes(array) for name, array in arrays.items()}
+    method = {"stored": zipfile.ZIP_STORED, "deflated": zipfile.ZIP_DEFLATED}
+    path = tmp_path_factory.mktemp("npz") / "large.npz"
+    write_members(path, members, method.get(request.param, zipfile.ZIP_BZIP2))
+    return NpzSource(path), arrays
+
+
+@pytest.mark.parametrize("row", [-1, 4, 10**9])
+def test_image_refuses_a_row_that_is_not_there(make_npz: NpzMaker, row: int) -> None:
+    with pytest.raises(DatasetError, match=f"no row {row} of val; its rows are 0 to 3"):
+        NpzSource(make_npz()).image(Split.VAL, row)
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_image_notices_a_file_that_was_replaced(make_npz: NpzMaker, used: bool) -> None:
+    path = make_npz()
+    source = NpzSource(path)
+    if used:
+        source.image(Split.TRAIN, 2)
+    make_npz(seed=1)
+    message = failure(lambda: source.image(Split.TRAIN, 2), path)
+    assert "changed while it was in use" in message
+
+
+def test_image_of_a_damaged_array_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez_compressed(path, **some_arrays())
+    source = NpzSource(path)
+    whole, inside = bytearray(path.read_bytes()), data_of(path, "val_images")
+    whole[inside[0]] |= 0b110  # a kind of block that does not exist
+    path.write_bytes(whole)
+    with pytest.raises(DamagedDatasetError):
+        source.image(Split.VAL, 0)
 
 
 def test_labels_and_facts(make_npz: NpzMaker) -> None:

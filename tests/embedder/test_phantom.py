@@ -58,6 +58,16 @@ def test_a_row_does_not_depend_on_its_batch_or_on_the_source(dataset: Dataset) -
 
 
 @every_dataset
+def test_image_is_a_pick_of_one(dataset: Dataset) -> None:
+    source: ImageSource = PhantomSource(dataset, 28)
+    for row in (399, 5):
+        assert np.array_equal(source.image(Split.TEST, row), source.pick(Split.TEST, [row])[0])
+    for row in (-1, 400):
+        with pytest.raises(DatasetError, match=f"no row {row} of test; its rows are 0 to 399"):
+            source.image(Split.TEST, row)
+
+
+@every_dataset
 def test_splits_rows_and_seeds_all_differ(dataset: Dataset) -> None:
     source, other = PhantomSource(dataset, 28), PhantomSource(dataset, 28, seed=1)
     images = [source.pick(split, [0, 1]) for split in Split] + [other.pick(Split.TRAIN, [0, 1])]

@@ -11,7 +11,7 @@ from embedder.errors import DamagedCellError, StoreError
 from embedder.store import Store, default_root, read_cell
 from embedder.types import Split, Task
 from embedder.writer import CellWriter
-from tests.embedder.cells import DATASET, FINGERPRINT, header, labels, vectors
+from tests.embedder.cells import COUNTS, DATASET, FINGERPRINT, header, labels, vectors
 
 
 @pytest.fixture
@@ -76,11 +76,78 @@ def test_a_file_is_read_with_plain_h5py_from_the_words_of_the_specification(path
             np.testing.assert_array_equal(file[split]["labels"][:], labels()[split])
 
 
-@pytest.mark.parametrize(("schema", "age"), [(0, "an older"), (2, "a newer")])
+@pytest.mark.parametrize(("schema", "age"), [(0, "an older"), (3, "a newer")])
 def test_another_schema_is_refused(path: Path, schema: int, age: str) -> None:
     with h5py.File(path, "r+") as file:
         file.attrs["schema"] = schema
     with pytest.raises(DamagedCellError, match=f"schema {schema}, of {age} casebook"):
+        read_cell(path)
+
+
+def test_a_cell_of_schema_1_or_2_may_have_nothing_erased(path: Path) -> None:
+    for schema in (1, 2):
+        with h5py.File(path, "r+") as file:
+            file.attrs["schema"] = schema
+        cell = read_cell(path)
+        for split, count in zip(Split, COUNTS, strict=True):
+            assert cell.erased[split].dtype == np.int64
+            assert cell.erased[split].tolist() == []
+            assert cell.live(split).tolist() == list(range(count))
+
+
+def list_erased(path: Path, data: object, schema: int = 2) -> None:
+    with h5py.File(path, "r+") as file:
+        file.attrs["schema"] = schema
+        file.create_dataset("val/erased", data=data)
+
+
+@pytest.mark.parametrize("rows", [[], [0], [4], [1, 3], [0, 1, 2, 3, 4]])
+def test_rows_that_are_erased_are_not_live(path: Path, rows: list[int]) -> None:
+    list_erased(path, np.array(rows, np.int64))
+    cell = read_cell(path)
+    assert cell.erased[Split.VAL].dtype == np.int64
+    assert cell.erased[Split.VAL].tolist() == rows
+    assert cell.live(Split.VAL).dtype == np.int64
+    assert cell.live(Split.VAL).tolist() == [row for row in range(5) if row not in rows]
+    assert cell.live(Split.TEST).tolist() == list(range(8))
+    assert cell == read_cell(path)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        np.array([1, 2], np.int32),
+        np.array([1, 2], np.uint64),
+        np.array([1, 2], ">i8"),
+        np.array([1.0]),
+        np.array([[1, 2]]),
+        np.array(1),
+        np.array([5]),
+        np.array([-1]),
+        np.array([2, 1]),
+        np.array([1, 1]),
+        np.arange(6),
+        np.array([2**63 - 1, -(2**63)]),
+        h5py.Empty("<i8"),
+    ],
+)
+def test_a_list_of_erased_rows_of_another_form_is_refused(path: Path, rows: object) -> None:
+    list_erased(path, rows)
+    with pytest.raises(DamagedCellError, match="delete it and embed again"):
+        read_cell(path)
+
+
+def test_schema_1_knows_of_nothing_erased(path: Path) -> None:
+    list_erased(path, np.array([1]), schema=1)
+    with pytest.raises(DamagedCellError, match="it has val/erased, which schema 1 has not"):
+        read_cell(path)
+
+
+def test_a_group_in_place_of_the_erased_rows_is_refused(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file.attrs["schema"] = 2
+        file.create_group("val/erased")
+    with pytest.raises(DamagedCellError, match="delete it and embed again"):
         read_cell(path)
 
 

@@ -108,6 +108,6 @@ def write_record(
     return Record(
         "knn", created, dataset, "multi-class", size, variant, split, how | protocol,
         Metrics(accuracy, 0.25, -0.125, 0.75, auc, notes),
-        {"support": 100, "queries": 2000, "classes": 3}, {"checkpoint": checkpoint},
+        {"support": 100, "queries": 2000, "classes": 3, "erased": 0}, {"checkpoint": checkpoint},
         {"search": 0.5, "vote": 0.25}, {"numpy": "2"}, {"torch": "9.9"},
     )  # fmt: skip

@@ -378,7 +378,7 @@ def test_from_images_to_a_table(
     out, err = capsys.readouterr()
     assert err == ""
     (record,) = json.loads(out)
-    assert record["counts"] == {"support": 40, "queries": 20, "classes": 2}
+    assert record["counts"] == {"support": 40, "queries": 20, "classes": 2, "erased": 0}
     assert record["fingerprint"]["backbone"] == record["variant"] == "hog"
     assert record["metrics"]["accuracy"] == record["metrics"]["auc"] == 1
 

@@ -370,7 +370,7 @@ def test_a_zero_vector_has_no_cosine(row: int) -> None:
     with pytest.raises(ZeroVectorError, match=f"toy/train/{row} is a zero vector"):
         support_of(points, Distance.COSINE)
     with pytest.raises(ZeroVectorError, match=f"toy/test/{row + 100} is a zero vector"):
-        check(points, Distance.COSINE, "toy/test", 100)
+        check(points, Distance.COSINE, "toy/test", np.arange(100, 5100))
     check(points, Distance.EUCLIDEAN, "toy/test")
     found = FlatIndex(support_of(points, Distance.EUCLIDEAN)).search(points[[row]], 1)
     assert found.rows.tolist() == [[row]]
