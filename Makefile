@@ -5,10 +5,11 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 DEMO := demo
 
-.PHONY: help install test lint types check demo clean
+.PHONY: help install test lint types check demo serve clean
 
 help:
 	@echo "make demo    embed a built-in dataset, evaluate it, draw one case's neighbours"
+	@echo "make serve   embed all built-in datasets and serve them at http://127.0.0.1:8000/"
 	@echo "make test    lint, types and all tests"
 	@echo "make lint | types | check    one of these alone"
 	@echo "make clean   remove .venv and $(DEMO)/"
@@ -41,6 +42,11 @@ demo: $(STAMP)
 	@echo
 	$(VENV)/bin/casebook neighbours --dataset phantom-cells --model hog --res 28 --case test/3 \
 		--k 11 --store $(DEMO)/store --out $(DEMO)/neighbours.png
+
+serve: $(STAMP)
+	$(VENV)/bin/embed --model hog --dataset phantom --res 28 --store $(DEMO)/store
+	@echo
+	$(VENV)/bin/casebook serve --model hog --dataset phantom --res 28 --store $(DEMO)/store
 
 clean:
 	rm -rf $(VENV) $(DEMO)

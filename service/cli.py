@@ -1,0 +1,106 @@
+"""``casebook serve``: the service, from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from embedder import console
+from embedder.errors import CasebookError, UsageError
+from service import settings as service_settings
+
+if TYPE_CHECKING:
+    from service.settings import Settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return console.run(build_parser(), _handle, argv)
+
+
+def build_parser() -> console.Parser:
+    parser = console.Parser(
+        "casebook serve",
+        "Classify images over HTTP by their nearest training cases, and show those. "
+        "Every option can be set by its variable too; the option wins.",
+    )
+    service_settings.add_flags(parser)
+    return parser
+
+
+def _handle(options: argparse.Namespace) -> int:
+    settings = service_settings.from_options(options)
+    signal.signal(signal.SIGTERM, _leave)  # also as the first process of a container
+    from service.keyring import FILE, Keyring
+
+    keyring = Keyring(settings.store / FILE)
+    if not service_settings.is_loopback(settings.host) and keyring.is_empty():
+        raise UsageError(
+            f"{settings.host} can be reached from other machines, and there is no API key; make "
+            "one by casebook keys add NAME, or use --host 127.0.0.1"
+        )
+    with _listen(settings) as listener:
+        from service.app import create_app, load_context
+        from service.telemetry import set_up_logging
+
+        context = load_context(settings, keyring, _report)
+        set_up_logging(settings.log_level)
+        _run(create_app(context), settings, listener)
+    return 0
+
+
+def _report(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Take the port before anything is loaded. Raises CasebookError where that cannot be."""
+    where = (settings.host, settings.port)
+    try:
+        family = socket.getaddrinfo(*where, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.create_server(where, family=family, backlog=2048)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CasebookError(
+            f"cannot listen on {settings.host} port {settings.port}: {reason}; choose another "
+            "--host or --port"
+        ) from error
+    # Else the body of an answer waits 40 ms for the client to acknowledge the head: asyncio sets
+    # this only on sockets that it made itself. Connections inherit it.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def _run(app: object, settings: Settings, listener: socket.socket) -> None:
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        log_config=None, access_log=False, server_header=False, lifespan="on", ws="none",
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
+        timeout_graceful_shutdown=max(1, round(settings.drain)),
+    )  # fmt: skip
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    print(f"ready: http://{shown}:{port}/", flush=True)
+    # uvicorn raises the signal that ended it again; by then everything is closed.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _nothing)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

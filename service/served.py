@@ -1,0 +1,175 @@
+"""From settings to what is served: cells, their backbones, and a worker for each of both."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from embedder.datasets import ImageSource
+from embedder.errors import StoreError
+from embedder.loading import LoadedBackbone, load
+from embedder.recipe import Recipe
+from embedder.sources import Library
+from embedder.store import Cell
+from embedder.types import Pixels, Vectors
+from index.build import Kind
+from service import png
+from service.batcher import Batcher
+from service.collection import Collection
+from service.overlay import Overlay, overlay_path
+from service.settings import Settings
+from service.startup import check, choose, find_images, recipe_of
+from service.workers import Found, Query, embed_with, search_in
+
+Observe = Callable[[str, int, float], None]
+"""Told of each batch: the worker's name, how many items, how many seconds."""
+
+
+@dataclass(frozen=True)
+class ServedCell:
+    """A cell that is served, by its backbone's worker and one of its own.
+
+    ``images`` is None where the dataset's file is not at hand, or is not what was embedded.
+    """
+
+    cell: Cell
+    fingerprint: str
+    collection: Collection
+    embedder: Batcher[Pixels, Vectors]
+    searcher: Batcher[Query, Found]
+    images: ImageSource | None
+
+    @property
+    def model(self) -> str:
+        return self.cell.header.variant
+
+    def count(self) -> int:
+        """Training cases that are searched now."""
+        return len(self.collection.state.views[self.fingerprint].index)
+
+    def version(self) -> int:
+        return self.collection.state.version
+
+    def as_stored(self, vector: Vectors) -> Vectors:
+        """As it would be read from the cell, float32 (D,)."""
+        stored: Vectors = vector.astype(self.cell.header.fingerprint.storage).astype(np.float32)
+        return stored
+
+
+def fingerprint_of(cell: Cell) -> str:
+    """``sha256:`` of a cell's fingerprint, the name by which answers give it."""
+    text = cell.header.fingerprint.to_json().encode()
+    return f"sha256:{hashlib.sha256(text).hexdigest()}"
+
+
+class Served:
+    """Everything that is served, loaded; ``close`` drains the workers and lets the store go.
+
+    Raises CasebookError where a cell is incomplete or was made in another way than its backbone
+    makes them now.
+    """
+
+    def __init__(self, settings: Settings, observe: Observe, report: Callable[[str], None]) -> None:
+        self.cells: list[ServedCell] = []
+        self.workers: list[Batcher[Pixels, Vectors]] = []
+        self.searchers: list[Batcher[Query, Found]] = []
+        self.collections: dict[str, Collection] = {}
+        self._settings = settings
+        self._observe = observe
+        try:
+            self._load(report)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        end = time.monotonic() + self._settings.drain
+        for worker in self.workers:
+            worker.close(max(0, end - time.monotonic()))
+        for searcher in self.searchers:
+            searcher.close(max(0, end - time.monotonic()))
+        for cases in self.collections.values():
+            cases.close()
+
+    def _load(self, report: Callable[[str], None]) -> None:
+        chosen = choose(self._settings)
+        made: dict[Recipe, tuple[LoadedBackbone, Batcher[Pixels, Vectors]]] = {}
+        for cell in chosen:
+            recipe = recipe_of(cell, self._settings.weights)
+            if recipe not in made:
+                report(f"loading {recipe.variant}")
+                on_cpu = recipe.backbone.library == "scikit-image"  # whatever the others run on
+                loaded = load(recipe, "cpu" if on_cpu else self._settings.device)
+                made[recipe] = (loaded, self._worker(recipe, loaded))
+            check(cell, recipe, made[recipe][0].weights)
+        for name in dict.fromkeys(cell.dataset.name for cell in chosen):
+            report(f"indexing {name}")
+            cells = [cell for cell in chosen if cell.dataset.name == name]
+            self._open(cells, [made[recipe_of(cell, self._settings.weights)][0] for cell in cells])
+        library = Library(self._settings.data)
+        for cell in chosen:
+            worker = made[recipe_of(cell, self._settings.weights)][1]
+            self.cells.append(self._serve(cell, worker, library))
+
+    def _worker(self, recipe: Recipe, loaded: LoadedBackbone) -> Batcher[Pixels, Vectors]:
+        worker: Batcher[Pixels, Vectors] = Batcher(
+            recipe.variant, embed_with(loaded), group=lambda pixels: pixels.shape,
+            batch_limit=self._settings.batch_limit, capacity=self._settings.queue,
+            observe=lambda size, seconds: self._observe(recipe.variant, size, seconds),
+        )  # fmt: skip
+        self.workers.append(worker)
+        return worker
+
+    def _open(self, cells: list[Cell], loaded: list[LoadedBackbone]) -> None:
+        dataset = cells[0].dataset
+        for cell in cells:
+            if cell.dataset != dataset:
+                raise StoreError(f"{cell.path} has other cases or classes than {cells[0].path}")
+        overlay = Overlay(overlay_path(self._settings.store, dataset.name), dataset)
+        try:
+            for cell in cells:
+                overlay.pin(cell.size, cell.header.fingerprint.dataset_checksum)
+            for cell, backbone in zip(cells, loaded, strict=True):
+                self._embed_added(overlay, cell, backbone)
+            kind = Kind(self._settings.index)
+            by_name = {fingerprint_of(cell): cell for cell in cells}
+            self.collections[dataset.name] = Collection(dataset, overlay, by_name, kind)
+        except BaseException:
+            overlay.close()
+            raise
+
+    def _embed_added(self, overlay: Overlay, cell: Cell, loaded: LoadedBackbone) -> None:
+        """Give a cell the embeddings of cases that were added while it was not served."""
+        name = fingerprint_of(cell)
+        known = overlay.vectors(name)
+        for case in overlay.cases():
+            if case.number not in known:
+                pixels = _added_pixels(overlay, case.number, cell)
+                vector = loaded.backbone.embed(pixels[None])[0]
+                stored = vector.astype(cell.header.fingerprint.storage).astype(np.float32)
+                overlay.put_vectors(name, {case.number: stored})
+
+    def _serve(
+        self, cell: Cell, worker: Batcher[Pixels, Vectors], library: Library
+    ) -> ServedCell:  # fmt: skip
+        name, cases = fingerprint_of(cell), self.collections[cell.dataset.name]
+        label = f"{cell.dataset.name}-{cell.size}-{cell.header.variant}"
+        searcher: Batcher[Query, Found] = Batcher(
+            label, search_in(cases, name), group=lambda query: query.own is None,
+            batch_limit=self._settings.batch_limit, capacity=self._settings.queue,
+            observe=lambda size, seconds: self._observe(label, size, seconds),
+        )  # fmt: skip
+        self.searchers.append(searcher)
+        images = find_images(cell, library, self._settings.dataset)
+        return ServedCell(cell, name, cases, worker, searcher, images)
+
+
+def _added_pixels(overlay: Overlay, number: int, cell: Cell) -> Pixels:
+    block = overlay.image(number, cell.size)
+    if block is None:
+        raise StoreError(f"{overlay.path} has no image of case {number}; restore it from backup")
+    return png.decode(block, cell.size, cell.dataset.channels)

@@ -1,0 +1,633 @@
+"""The page at ``/`` in a real browser, against a real server."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, Route, expect
+
+from embedder.datasets import DATASETS
+from embedder.phantom import PhantomSource
+from embedder.types import Split
+from service.keyring import FILE, Keyring, Scope
+from tests.service.browser import Desk, chromium, watched
+from tests.service.conftest import serving
+
+CELL = "?dataset=phantom-cells&model=hog&res=28&k=11&vote=majority&case=phantom-cells/test/30"
+
+
+class Server(Protocol):
+    url: str
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def desk(browser: Browser, server: Server, request: pytest.FixtureRequest) -> Iterator[Desk]:
+    options = getattr(request, "param", {})
+    with watched(browser, server.url, **options) as (page, watch):
+        yield Desk(page, watch, server.url)
+
+
+PHONE = {"viewport": {"width": 360, "height": 740}, "device_scale_factor": 2}
+DARK = {"color_scheme": "dark"}
+CLIPBOARD = {"permissions": ["clipboard-read", "clipboard-write"]}
+
+
+def cell(row: int = 30) -> bytes:
+    """A test image of phantom-cells as a PNG."""
+    pixels = PhantomSource(DATASETS["phantom-cells"], 28).pick(Split.TEST, [row])[0]
+    return _png(Image.fromarray(pixels))
+
+
+def stripes() -> bytes:
+    """A picture unlike any cell, and not square."""
+    down, across = np.mgrid[:300, :400]
+    waves = 127 + 120 * np.sin(across / 9) * np.cos(down / 23)
+    return _png(Image.fromarray(waves.astype(np.uint8)))
+
+
+def _png(image: Image.Image) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+# What is sent
+
+
+def test_the_page_is_plain_and_keeps_to_itself(server: Server) -> None:
+    answer = httpx.get(f"{server.url}/", trust_env=False)
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    assert "For research only; not a medical device" in answer.text
+    assert not re.search(r"<style|\sstyle=|\son\w+=|javascript:", answer.text)
+    assert re.findall(r"<script([^>]*)>(.*?)</script>", answer.text, re.S) == [
+        (' type="module" src="static/page.js"', "")
+    ]
+    assert "http:" not in answer.text
+    assert "https:" not in answer.text
+
+
+def test_files_are_asked_about_each_time(server: Server) -> None:
+    first = httpx.get(f"{server.url}/static/page.js", trust_env=False)
+    assert first.headers["cache-control"] == "no-cache"
+    again = httpx.get(
+        f"{server.url}/static/page.js",
+        headers={"If-None-Match": first.headers["etag"]},
+        trust_env=False,
+    )
+    assert (again.status_code, again.content) == (304, b"")
+
+
+@pytest.mark.parametrize("desk", [{"java_script_enabled": False}], indirect=True)
+def test_without_script_it_says_what_it_is(desk: Desk) -> None:
+    desk.visit()
+    expect(desk.page.locator("noscript p")).to_contain_text("needs JavaScript")
+    body = desk.page.locator("body")
+    for words in ("not a medical device", "phantom-findings", "eosinophil"):
+        expect(body).to_contain_text(words)
+    expect(desk.page.locator("#file")).to_be_hidden()
+
+
+# Choosing an image
+
+
+def test_a_chosen_file_is_classified_as_the_stored_case_is(desk: Desk) -> None:
+    desk.visit()
+    expect(desk.page.locator("#start")).to_be_visible()
+    answer = desk.answer(lambda: desk.choose("cell.png", cell()))
+    assert answer["query"] is None
+    expect(desk.page.locator("#query-name")).to_have_text("cell.png")
+    expect(desk.page.locator("#own")).to_be_hidden()
+    stored = desk.answer(lambda: desk.visit(CELL))
+    assert stored["query"] == "phantom-cells/test/30"
+    assert stored["labels"] == answer["labels"]
+    assert _ids(stored) == _ids(answer)
+    expect(desk.page.locator("#own")).to_contain_text("Labelled eosinophil: the prediction")
+
+
+@pytest.mark.parametrize("event", ["drop", "paste"])
+def test_a_file_can_be_dropped_anywhere_or_pasted(desk: Desk, event: str) -> None:
+    desk.visit()
+    answer = desk.answer(lambda: desk.hand(event, ["given.png"], cell()))
+    assert answer["dataset"] == "phantom-cells"
+    expect(desk.page.locator("#query-name")).to_have_text("given.png")
+    expect(desk.page.locator("body")).not_to_have_class(re.compile("dragging"))
+
+
+def test_of_several_files_the_first_is_taken_and_it_says_so(desk: Desk) -> None:
+    desk.visit()
+    desk.answer(lambda: desk.hand("drop", ["one.png", "two.png"], cell()))
+    expect(desk.page.locator("#upload-alert")).to_contain_text("one.png is the one shown")
+
+
+def test_names_are_never_markup(desk: Desk) -> None:
+    name = "<img src=x onerror=alert(1)>&amp;.png"
+    desk.visit()
+    desk.answer(lambda: desk.choose(name, cell()))
+    expect(desk.page.locator("#query-name")).to_have_text(name)
+    assert desk.page.locator("#query-name *").count() == 0
+
+
+def test_examples_and_others(desk: Desk) -> None:
+    desk.visit()
+    examples = desk.page.locator(".example")
+    expect(examples).to_have_count(8)
+    first = examples.first.get_attribute("aria-label") or ""
+    answer = desk.answer(examples.first.click)
+    assert first == f"Example {answer['query']}"
+    expect(examples.first).to_have_attribute("aria-current", "true")
+    with desk.page.expect_response(lambda response: "/cases?" in response.url) as drawn:
+        desk.page.get_by_role("button", name="Other examples").click()
+    case = drawn.value.json()["cases"][0]
+    expect(examples.first).to_have_attribute("aria-label", f"Example {case['id']}")
+    assert case["split"] == "test"
+
+
+# History
+
+
+def test_a_neighbour_becomes_the_query_and_back(desk: Desk) -> None:
+    start = desk.answer(lambda: desk.visit(CELL))
+    expect(desk.page.locator("#back")).to_be_hidden()
+    nearest = desk.page.locator("#neighbours .case")
+    second = desk.answer(nearest.nth(1).click)
+    assert second["query"] == start["neighbours"][1]["id"]
+    assert second["query"] not in _ids(second)
+    expect(desk.page.locator("#label")).to_be_focused()
+    desk.answer(nearest.nth(0).click)
+    assert desk.answer(desk.page.locator("#back").click)["query"] == second["query"]
+    assert desk.answer(desk.page.go_back) == start | {"timings": _ANY}
+    expect(desk.page.locator("#back")).to_be_hidden()
+    assert desk.answer(desk.page.go_forward)["query"] == second["query"]
+
+
+class _Any:
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+_ANY = _Any()
+
+
+def test_the_address_brings_the_result_back(desk: Desk) -> None:
+    desk.visit()
+    desk.page.select_option("#dataset", "phantom-nodule")
+    expect(desk.page.locator(".example").first).to_have_attribute(
+        "aria-label", re.compile("phantom-nodule")
+    )
+    desk.answer(desk.page.locator(".example").first.click)
+    answer = desk.answer(lambda: desk.page.fill("#k", "5"))
+    assert (answer["dataset"], answer["k"]) == ("phantom-nodule", 5)
+    assert desk.answer(desk.page.reload) == answer | {"timings": _ANY}
+
+
+def test_a_file_is_kept_for_the_way_back_but_no_longer(desk: Desk) -> None:
+    desk.visit()
+    desk.answer(lambda: desk.choose("mine.png", cell()))
+    desk.answer(desk.page.locator(".example").first.click)
+    desk.answer(desk.page.go_back)
+    expect(desk.page.locator("#query-name")).to_have_text("mine.png")
+    desk.page.reload()
+    expect(desk.page.locator("#upload-alert")).to_contain_text("Choose it again.")
+    expect(desk.page.locator("#result")).to_be_hidden()
+
+
+# Settings
+
+
+def test_every_setting_is_heeded(desk: Desk) -> None:
+    page = desk.page
+    desk.answer(lambda: desk.visit(CELL))
+    assert desk.answer(lambda: page.fill("#k", "3"))["k"] == 3
+    expect(page.locator("#k-range")).to_have_value("3")
+    assert desk.answer(lambda: page.fill("#k-range", "20"))["k"] == 20
+    expect(page.locator("#k")).to_have_value("20")
+    assert desk.answer(lambda: page.select_option("#res", "64"))["res"] == 64
+    assert desk.answer(lambda: page.select_option("#vote", "softmax"))["vote"] == "softmax"
+    assert desk.answer(lambda: page.select_option("#model", "hog"))["model"] == "hog"
+    expect(page.locator("#protocol")).to_contain_text(
+        "phantom-cells, hog at 64 px, k = 20, softmax vote"
+    )
+    assert "k=20" in page.url
+
+
+def test_a_stored_case_can_be_compared_with_another_dataset(desk: Desk) -> None:
+    desk.answer(lambda: desk.visit(CELL))
+    answer = desk.answer(lambda: desk.page.select_option("#dataset", "phantom-nodule"))
+    assert (answer["dataset"], answer["query"]) == ("phantom-nodule", None)
+    expect(desk.page.locator("#query-name")).to_have_text("phantom-cells/test/30")
+    expect(desk.page.locator("#own")).to_be_hidden()
+    expect(desk.page.locator(".example").first).to_have_attribute(
+        "aria-label", re.compile("phantom-nodule")
+    )
+
+
+def test_too_many_neighbours_are_refused_where_they_are_asked_for(desk: Desk) -> None:
+    desk.answer(lambda: desk.visit(CELL))
+    for text in ("101", "0", "", "2.5"):
+        desk.page.fill("#k", text)
+        expect(desk.page.locator("#k-alert")).to_have_text(
+            "Neighbours go from 1 to 100, in whole numbers."
+        )
+    assert len(desk.neighbours()) == 11
+    assert desk.answer(lambda: desk.page.fill("#k", "4"))["k"] == 4
+    expect(desk.page.locator("#k-alert")).to_be_empty()
+
+
+def test_a_stale_answer_is_dropped(desk: Desk) -> None:
+    desk.answer(lambda: desk.visit(CELL))
+    held: list[Route] = []
+    desk.page.route("**/search", lambda route: held.append(route), times=1)
+    desk.page.fill("#k", "7")
+    _until(desk.page, lambda: bool(held))
+    assert desk.answer(lambda: desk.page.fill("#k", "9"))["k"] == 9
+    held[0].fulfill(json={"labels": "not to be looked at"})
+    desk.page.wait_for_timeout(100)
+    assert len(desk.neighbours()) == 9
+
+
+def test_it_says_that_it_is_busy(desk: Desk) -> None:
+    desk.answer(lambda: desk.visit(CELL))
+    held: list[Route] = []
+    desk.page.route("**/search", lambda route: held.append(route), times=1)
+    desk.page.fill("#k", "7")
+    expect(desk.page.locator("#answer")).to_have_attribute("aria-busy", "true")
+    expect(desk.page.locator(".busy")).to_be_visible()
+    _until(desk.page, lambda: bool(held))
+    assert desk.answer(held[0].continue_)["k"] == 7
+    expect(desk.page.locator(".busy")).to_be_hidden()
+
+
+def _until(page: Page, true: Callable[[], bool]) -> None:
+    for _ in range(200):
+        if true():
+            return
+        page.wait_for_timeout(25)
+    raise AssertionError("waited in vain")
+
+
+# Results
+
+
+def test_several_labels_and_none(desk: Desk, server: Server) -> None:
+    address = "?dataset=phantom-findings&k=5&case=phantom-findings/test/"
+    seen = {}
+    for row in range(40):
+        query = {"id": f"phantom-findings/test/{row}", "dataset": "phantom-findings"}
+        asked = query | {"model": "hog", "res": 28, "k": 5, "vote": "majority"}
+        found = httpx.post(f"{server.url}/search", json=asked, trust_env=False).json()
+        seen[min(len(found["labels"]), 2)] = row
+    desk.answer(lambda: desk.visit(f"{address}{seen[2]}"))
+    assert desk.page.locator("#label span").count() >= 2
+    expect(desk.page.locator("#threshold")).to_be_visible()
+    expect(desk.page.locator(".legend")).to_contain_text("has every predicted label")
+    desk.shot("findings")
+    desk.answer(lambda: desk.visit(f"{address}{seen[0]}"))
+    expect(desk.page.locator("#label")).to_have_text("no finding")
+    expect(desk.page.locator(".legend")).to_contain_text("agrees with the prediction")
+
+
+def test_scores_and_agreement_are_the_answers(desk: Desk) -> None:
+    answer = desk.answer(lambda: desk.visit(CELL))
+    rows = desk.page.locator("#scores li").all_inner_texts()
+    assert [row.split() for row in rows] == [
+        [score["name"], f"{score['score']:.2f}"] for score in answer["scores"]
+    ]
+    agreeing = [case["agrees"] for case in answer["neighbours"]]
+    expect(desk.page.locator("#neighbours .agrees")).to_have_count(sum(agreeing))
+    expect(desk.page.locator("#neighbours .differs")).to_have_count(agreeing.count(False))
+    frames = desk.page.locator("#neighbours .frame").evaluate_all(
+        "(all) => all.map((one) => [getComputedStyle(one).borderTopStyle,"
+        " one.querySelector('use').getAttribute('href')])"
+    )
+    styles = {True: ["solid", "#check"], False: ["dashed", "#cross"]}
+    assert frames == [styles[agrees] for agrees in agreeing]
+
+
+def test_a_foreign_image_is_called_so(desk: Desk) -> None:
+    desk.visit()
+    answer = desk.answer(lambda: desk.choose("stripes.png", stripes()))
+    assert answer["familiarity"]["percentile"] < 5
+    words = desk.page.locator("#familiarity")
+    expect(words).to_contain_text("This image is unlike the training set.")
+    expect(words).to_contain_text(re.compile("Less usual than (9[5-9] %|every)"))
+    desk.shot("foreign")
+
+
+def test_a_picture_that_is_not_at_hand_has_a_place(desk: Desk) -> None:
+    def without(route: Route) -> None:
+        answer = route.fetch().json()
+        for case in answer["neighbours"]:
+            case["image"] = None
+        route.fulfill(json=answer)
+
+    desk.page.route("**/search", without)
+    desk.answer(lambda: desk.visit(CELL))
+    expect(desk.page.locator("#neighbours .no-picture")).to_have_count(11)
+    expect(desk.page.locator("#neighbours img")).to_have_count(0)
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("data", [b"no image", cell()[:300]], ids=["unknown", "truncated"])
+def test_a_bad_file_is_told_where_it_was_chosen(desk: Desk, data: bytes) -> None:
+    desk.watch.expected |= {"status of 415", "status of 422"}
+    desk.visit()
+    desk.choose("notes.png", data)
+    alert = desk.page.locator(".choose [role=alert]")
+    expect(alert).to_contain_text("notes.png")
+    expect(alert).to_contain_text(re.compile(r"\w+ \w+\..+\."))
+    expect(desk.page.locator("#result")).to_be_hidden()
+    desk.shot("error")
+    desk.answer(lambda: desk.choose("cell.png", cell()))
+    expect(alert).to_be_empty()
+
+
+def test_a_file_that_is_too_large_is_not_sent(desk: Desk, tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(bytes(11_000_000))
+    desk.visit()
+    sent: list[str] = []
+    desk.page.on("request", lambda request: sent.append(request.method))
+    desk.page.set_input_files("#file", tmp_path / "large.png")
+    expect(desk.page.locator("#upload-alert")).to_contain_text(
+        "The file is too large. large.png has 11.0 MB; up to 10.0 MB are taken."
+    )
+    assert "POST" not in sent
+
+
+def test_a_case_that_is_gone(desk: Desk) -> None:
+    desk.watch.expected.add("status of 404")
+    desk.visit("?case=phantom-cells/test/9999")
+    expect(desk.page.locator("#answer-alert")).to_contain_text("Choose another image.")
+    desk.settle()
+
+
+def test_too_many_requests_can_be_tried_again(desk: Desk) -> None:
+    desk.watch.expected.add("status of 429")
+    problem = {"title": "Too many requests", "detail": "the queue is full", "status": 429}
+    desk.page.route(
+        "**/search",
+        lambda route: route.fulfill(status=429, headers={"Retry-After": "2"}, json=problem),
+        times=1,
+    )
+    desk.visit(CELL)
+    alert = desk.page.locator("#answer-alert")
+    expect(alert).to_contain_text("The queue is full. Try again in 2 seconds.")
+    desk.answer(alert.get_by_role("button", name="Try again").click)
+    expect(alert).to_be_empty()
+
+
+def test_a_service_that_is_gone(desk: Desk) -> None:
+    desk.watch.expected.add("net::ERR_FAILED")
+    desk.visit()
+    desk.page.route("**/classify", lambda route: route.abort())
+    desk.choose("cell.png", cell())
+    expect(desk.page.locator("#answer-alert")).to_contain_text("The service cannot be reached.")
+
+
+def test_an_answer_that_is_not_the_services_own(desk: Desk) -> None:
+    desk.watch.expected.add("status of 502")
+    desk.page.route("**/search", lambda route: route.fulfill(status=502, body="<h1>proxy</h1>"))
+    desk.visit(CELL)
+    expect(desk.page.locator("#answer-alert")).to_contain_text(
+        "The service answered with status 502. Try again in a moment."
+    )
+
+
+# Copying
+
+
+@pytest.mark.parametrize("desk", [CLIPBOARD], indirect=True)
+def test_copy_as_json(desk: Desk) -> None:
+    answer = desk.answer(lambda: desk.visit(CELL))
+    assert json.loads(_copy(desk, "JSON")) == answer
+
+
+def _copy(desk: Desk, what: str) -> str:
+    desk.page.get_by_role("button", name=f"Copy as {what}").click()
+    expect(desk.page.locator("#copied")).to_contain_text("copied")
+    return str(desk.page.evaluate("navigator.clipboard.readText()"))
+
+
+@pytest.mark.parametrize("desk", [CLIPBOARD], indirect=True)
+@pytest.mark.parametrize("dataset", ["phantom-cells", "phantom-nodule"])
+def test_copied_curl_of_a_stored_case(desk: Desk, tmp_path: Path, dataset: str) -> None:
+    answer = desk.answer(lambda: desk.visit(CELL.replace("phantom-cells", dataset, 1)))
+    assert _run(_copy(desk, "curl"), tmp_path) == answer | {"timings": _ANY}
+
+
+HOSTILE = (
+    "plain.png", "-", "it's \"one\"; two, $(touch pwned) `touch pwned` \\.png", "&<@é—;type=x.png",
+    "two\nlines\x1b[31m\x7f'.png", "--output",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("desk", [CLIPBOARD], indirect=True)
+def test_copied_curl_of_a_file_whatever_its_name(desk: Desk, tmp_path: Path) -> None:
+    desk.visit()
+    for name in HOSTILE:
+        (tmp_path / name).write_bytes(cell())
+        answer = desk.answer(partial(desk.page.set_input_files, "#file", tmp_path / name))
+        assert _run(_copy(desk, "curl"), tmp_path) == answer | {"timings": _ANY}
+    assert {path.name for path in tmp_path.iterdir()} == set(HOSTILE)
+
+
+def _run(command: str, folder: Path, **variables: str) -> Any:
+    curl = shutil.which("curl")
+    if not curl:
+        pytest.skip("curl is not installed")
+    done = subprocess.run(
+        ["bash", "-c", command],
+        cwd=folder,
+        env={"PATH": f"{Path(curl).parent}:/usr/bin:/bin", "LC_ALL": "C.UTF-8", "NO_PROXY": "*"}
+        | variables,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, (command, done.stderr)
+    return json.loads(done.stdout)
+
+
+def test_with_a_key_as_the_password(browser: Browser, phantom_store: Path, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    shutil.copytree(phantom_store, store)
+    key = Keyring(store / FILE).add("browser", Scope.READ)
+    options = {**CLIPBOARD, "http_credentials": {"username": "", "password": key}}
+    with (
+        serving(tmp_path, store, "--require-key", "--dataset", "phantom-nodule") as keyed,
+        watched(browser, keyed.url, **options) as (page, watch),
+    ):
+        desk = Desk(page, watch, keyed.url)
+        desk.visit()
+        answer = desk.answer(page.locator(".example").first.click)
+        assert page.locator("#neighbours img").first.evaluate("(image) => image.decode()") is None
+        command = _copy(desk, "curl")
+        assert key not in command
+        assert _run(command, tmp_path, CASEBOOK_KEY=key) == answer | {"timings": _ANY}
+
+
+def test_without_a_clipboard_the_text_is_selected(desk: Desk) -> None:
+    desk.page.add_init_script(
+        "Object.defineProperty(navigator, 'clipboard', { value: undefined });"
+    )
+    answer = desk.answer(lambda: desk.visit(CELL))
+    desk.page.get_by_role("button", name="Copy as JSON").click()
+    text = desk.page.locator("#copy-text")
+    expect(text).to_be_focused()
+    selected = desk.page.evaluate("document.getSelection().toString()")
+    assert json.loads(selected) == json.loads(text.input_value()) == answer
+
+
+# For everyone
+
+
+def test_all_of_it_by_keyboard(desk: Desk) -> None:
+    page = desk.page
+    desk.visit()
+    page.keyboard.press("Tab")
+    expect(page.locator(".skip")).to_be_focused()
+    page.keyboard.press("Tab")
+    expect(page.locator("#file")).to_be_focused()
+    _tab_to(page, ".example >> nth=0")
+    answer = desk.answer(lambda: page.keyboard.press("Enter"))
+    _tab_to(page, "#k-range")
+    answer = desk.answer(lambda: page.keyboard.press("ArrowRight"))
+    assert answer["k"] == 12
+    expect(page.locator("#k-range")).to_be_focused()
+    _tab_to(page, "#neighbours .case >> nth=0")
+    assert desk.answer(lambda: page.keyboard.press("Enter"))["query"] == _ids(answer)[0]
+    expect(page.locator("#label")).to_be_focused()
+    page.keyboard.press("Shift+Tab")
+    expect(page.locator("#back")).to_be_focused()
+    assert desk.answer(lambda: page.keyboard.press("Enter"))["query"] == answer["query"]
+
+
+def _tab_to(page: Page, selector: str) -> None:
+    """Each stop on the way has a focus that can be seen."""
+    target = page.locator(selector)
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        assert page.evaluate(_FOCUS_IS_SEEN), page.evaluate("document.activeElement.outerHTML")
+        if target.evaluate("(element) => element === document.activeElement"):
+            return
+    raise AssertionError(f"{selector} is not reached")
+
+
+_FOCUS_IS_SEEN = """() => {
+    const element = document.activeElement;
+    const shown = element.id === "file" ? element.parentElement : element;
+    const { outlineStyle, outlineWidth } = getComputedStyle(shown);
+    return outlineStyle === "solid" && parseFloat(outlineWidth) >= 2;
+}"""
+
+
+@pytest.mark.parametrize("desk", [{}, DARK, PHONE], indirect=True, ids=["light", "dark", "phone"])
+def test_the_page_can_be_read_by_everyone(desk: Desk) -> None:
+    desk.visit()
+    _check_everyone_can_read(desk.page)
+    desk.answer(lambda: desk.choose("stripes.png", stripes()))
+    _check_everyone_can_read(desk.page)
+    desk.answer(lambda: desk.page.locator(".example").nth(1).click())
+    desk.page.fill("#k", "0")
+    desk.page.locator("summary").click()
+    _check_everyone_can_read(desk.page)
+
+
+def _check_everyone_can_read(page: Page) -> None:
+    assert page.title() == "casebook: medical images by their nearest cases"
+    assert page.locator("html").get_attribute("lang") == "en"
+    assert page.locator("h1:visible").count() == 1
+    controls = re.findall(
+        r"- (?:button|combobox|textbox|spinbutton|slider|checkbox|link|img)\b.*",
+        page.locator("body").aria_snapshot(),
+    )
+    assert len(controls) > 10
+    assert [line for line in controls if '"' not in line] == []
+    assert page.locator("img:not([alt])").count() == 0
+    found = page.evaluate(_CONTRASTS)
+    assert len(found) > 20
+    assert [(text, ratio) for text, ratio in found if ratio < 4.5] == []
+
+
+_CONTRASTS = """() => {
+    const parts = (colour) => colour.match(/[\\d.]+/g).map(Number);
+    const light = ([r, g, b]) => [r, g, b]
+        .map((value) => value / 255)
+        .map((value) => (value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4))
+        .reduce((sum, value, at) => sum + value * [0.2126, 0.7152, 0.0722][at], 0);
+    const behind = (element) => {
+        for (let one = element; one; one = one.parentElement) {
+            const colour = parts(getComputedStyle(one).backgroundColor);
+            if (colour[3] !== 0) return colour;
+        }
+        return [255, 255, 255];
+    };
+    const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    const found = [];
+    while (walker.nextNode()) {
+        const { parentElement: element, data } = walker.currentNode;
+        if (!data.trim() || !element.checkVisibility() || element.closest("noscript")) continue;
+        const pair = [parts(getComputedStyle(element).color), behind(element)].map(light);
+        found.push([data, (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05)]);
+    }
+    return found;
+}"""
+
+
+@pytest.mark.parametrize("desk", [PHONE], indirect=True)
+def test_a_phone_is_wide_enough(desk: Desk) -> None:
+    desk.visit()
+    desk.shot("phone-start")
+    desk.answer(lambda: desk.choose("stripes" * 20 + ".png", stripes()))
+    desk.answer(lambda: desk.page.locator(".example").nth(1).click())
+    desk.page.locator("summary").click()
+    assert desk.page.evaluate("document.documentElement.scrollWidth") == 360
+    tops = desk.page.locator("#neighbours li").evaluate_all(
+        "(all) => all.map((one) => one.offsetTop)"
+    )
+    assert tops[0] == tops[1] == tops[2] < tops[3]
+    desk.shot("phone")
+
+
+LARGE = CELL.replace("res=28", "res=64")
+
+
+@pytest.mark.parametrize(
+    ("desk", "name"), [({}, "light"), (DARK, "dark"), (PHONE | DARK, "phone-dark")],
+    indirect=["desk"],
+)  # fmt: skip
+def test_pictures_of_the_page(desk: Desk, name: str) -> None:
+    desk.visit()
+    desk.shot(f"{name}-start")
+    for size, address in ((28, CELL), (64, LARGE)):
+        desk.answer(partial(desk.visit, address))
+        desk.shot(f"{name}-{size}")
+
+
+def _ids(answer: dict[str, Any]) -> list[str]:
+    return [case["id"] for case in answer["neighbours"]]
