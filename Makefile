@@ -2,7 +2,7 @@
 PYTHON ?= python3
 EXTRA ?= cpu
 VENV := .venv
-STAMP := $(VENV)/.installed
+STAMP := $(VENV)/.installed-$(EXTRA)
 DEMO := demo
 
 .PHONY: help install test lint types check demo serve clean

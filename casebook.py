@@ -28,6 +28,9 @@ COMMANDS = by_name(
         Command("embed", "embedder.cli:main", "images to stored embeddings"),
         Command("knn-eval", "evaluate.cli:main", "accuracy of the nearest-neighbour vote"),
         Command("neighbours", "evaluate.neighbours:main", "classify one case, draw its cases"),
+        Command(
+            "published", "evaluate.published_cli:main", "the benchmark's figures and statistics"
+        ),
         Command("serve", "service.cli:main", "classify over HTTP, with a page to look at"),
         Command("compact", "service.compact:main", "remove the bytes of erased cases for good"),
         Command("info", "embedder.info:main", "what is stored, and what is known"),

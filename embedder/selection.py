@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from embedder import console
-from embedder.backbones import BENCHMARK
-from embedder.datasets import FAMILIES, is_path, name_of_path
-from embedder.errors import CasebookError, StoreError, UsageError
+from embedder.backbones import BACKBONES, BENCHMARK
+from embedder.datasets import DATASETS, FAMILIES, is_path, name_of_path
+from embedder.errors import CasebookError, StoreError, UnknownNameError, UsageError
 from embedder.npz import NpzSource
 from embedder.registry import find
 from embedder.store import Cell, Store
@@ -52,7 +52,7 @@ def select_cells(
             cells.append(cell)
     if not failures:
         for model in sorted(asked - {"all"}):
-            find(dict.fromkeys(sorted(known)), model, "stored model")
+            _find_stored(sorted(known), model, "model", BACKBONES)
     if wanted_models:
         exact = {cell.header.variant for cell in cells} & wanted_models
         cells = [cell for cell in cells if _is_meant(cell, exact, wanted_models)]
@@ -96,7 +96,7 @@ def stored_names(values: Sequence[str] | None, stored: set[str]) -> set[str]:
         elif is_path(word):
             names.add(_stored_name(word, stored))
         else:
-            find(dict.fromkeys(sorted(stored)), word, "stored dataset")
+            _find_stored(sorted(stored), word, "dataset", DATASETS)
             names.add(word)
     return names
 
@@ -135,3 +135,10 @@ def _means(word: str, name: str) -> bool:
         return name in stored_names([word], {name})
     except CasebookError:
         return False
+
+
+def _find_stored(stored: list[str], name: str, noun: str, known: Mapping[str, object]) -> None:
+    """Raise UnknownNameError where ``name`` is not stored, saying so where it could be."""
+    if name in known and name not in stored:
+        raise UnknownNameError(f"no embeddings of {name} are stored; run embed --{noun} {name}")
+    find(dict.fromkeys(stored), name, f"stored {noun}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,11 @@ from embedder.errors import EvaluationError
 from embedder.types import Labels, Scores, Task
 from index.vote import decide
 
+Figures = NDArray[np.float64]
+"""One figure of many confusion tables, NaN where it is undefined."""
+
 _Counts = NDArray[np.int64]
+_Figure = TypeVar("_Figure", float, Figures)
 
 _MOST_COLUMNS = 256  # a predicted class is stored in a uint8
 
@@ -47,7 +52,7 @@ def predict(scores: Scores, task: Task) -> NDArray[np.uint8]:
     Raises:
         EvaluationError: no rows, a wrong shape, or a score that is not finite.
     """
-    _check_scores(scores, task)
+    check_scores(scores, task)
     return decide(scores, task)
 
 
@@ -81,22 +86,67 @@ def measure(
         EvaluationError: no rows, shapes that do not fit each other, the task or ``classes``, a
             label out of range, or a score that is not finite.
     """
-    predicted = predict(scores, task)
-    _check_labels(labels, scores, task, classes)
-    tables = _confusion(labels, predicted, 2 if task is Task.MULTILABEL else scores.shape[1])
-    kappas = [_kappa(table) for table in tables]
+    check(labels, scores, task, classes)
+    size = 2 if task is Task.MULTILABEL else scores.shape[1]
+    pairs = pair(labels, decide(scores, task), size)
+    counts = [np.bincount(column, minlength=size * size) for column in pairs.T]
+    tables = np.stack(counts).reshape(-1, size, size).astype(np.int64)
+    found = {name: float(figure) for name, figure in agreement(tables).items()}
     complete = bool(tables.sum(axis=2).all())
     return Metrics(
-        accuracy=_mean(int(table.trace()) / len(labels) for table in tables),
-        balanced_accuracy=_mean(_recall(table) for table in tables) if complete else None,
-        kappa=None if None in kappas else _mean(k for k in kappas if k is not None),
-        precision=_mean(_precision(table) for table in tables) if complete else None,
+        accuracy=found["accuracy"],
+        balanced_accuracy=_defined(found["balanced_accuracy"]),
+        kappa=_defined(found["kappa"]),
+        precision=_defined(found["precision"]),
         auc=_auc(labels, scores, task) if with_auc and complete else None,
         notes=(*_absences(tables, task, classes, with_auc), *_constants(tables, task, classes)),
     )
 
 
-def _check_scores(scores: Scores, task: Task) -> None:
+def check(labels: Labels, scores: Scores, task: Task, classes: Sequence[str] | int) -> None:
+    """Raise EvaluationError where ``measure`` does."""
+    check_scores(scores, task)
+    _check_labels(labels, scores, task, classes)
+
+
+def pair(labels: Labels, predicted: Labels, size: int) -> NDArray[np.int64]:
+    """Where each row counts in a confusion table laid flat: true class * size + predicted class."""
+    return labels.astype(np.int64) * size + predicted
+
+
+def agreement(tables: _Counts) -> dict[str, Figures]:
+    """The figures of confusion tables as ``measure`` defines them, each averaged over the labels.
+
+    Args:
+        tables: int64 (..., L, C, C), rows by label, true class and predicted class; L = 1 but for
+            the multi-label task.
+
+    Returns:
+        float64 (...) of every figure but the AUC, NaN where it is undefined.
+    """
+    labels = range(tables.shape[-3])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        by_label = [
+            {
+                "accuracy": _hits(table).sum(axis=-1) / table.sum(axis=(-2, -1)),
+                "balanced_accuracy": (_hits(table) / table.sum(axis=-1)).mean(axis=-1),
+                "kappa": _kappa(table),
+                "precision": _precision(table),
+            }
+            for table in (tables[..., label, :, :] for label in labels)
+        ]
+    return {name: mean([figures[name] for figures in by_label]) for name in by_label[0]}
+
+
+def mean(figures: Iterable[_Figure]) -> _Figure:
+    """Their mean, summed one by one as medmnist does, so that the last bit agrees."""
+    values = list(figures)
+    total: _Figure = sum(values[1:], start=values[0])
+    return total / len(values)
+
+
+def check_scores(scores: Scores, task: Task) -> None:
+    """Raise EvaluationError where ``predict`` does."""
     if scores.ndim != 2 or scores.dtype.kind != "f":
         raise EvaluationError(
             f"scores are {scores.dtype} of shape {scores.shape}; give float64 (rows, classes)"
@@ -141,29 +191,26 @@ def _check_labels(labels: Labels, scores: Scores, task: Task, classes: Sequence[
         )
 
 
-def _confusion(labels: Labels, predicted: NDArray[np.uint8], size: int) -> _Counts:
-    """Count the rows by label column, true class and predicted class: int64 (L, size, size)."""
-    pairs = labels.astype(np.int64) * size + predicted
-    counts = [np.bincount(column, minlength=size * size) for column in pairs.T]
-    return np.stack(counts).reshape(-1, size, size).astype(np.int64)
+def _hits(tables: _Counts) -> _Counts:
+    return tables.diagonal(axis1=-2, axis2=-1)
 
 
-def _recall(table: _Counts) -> float:
-    return float(np.mean(table.diagonal() / table.sum(axis=1)))
-
-
-def _precision(table: _Counts) -> float:
+def _precision(tables: _Counts) -> Figures:
     # A class that is never predicted has no hits either: 0 / 1 stands for its 0 / 0.
-    return float(np.mean(table.diagonal() / np.maximum(table.sum(axis=0), 1)))
+    shares: Figures = (_hits(tables) / np.maximum(tables.sum(axis=-2), 1)).mean(axis=-1)
+    return np.where(tables.sum(axis=-1).all(axis=-1), shares, np.nan)
 
 
-def _kappa(table: _Counts) -> float | None:
-    rows = int(table.sum())
-    agreed = rows * int(table.trace())
-    by_chance = int(table.sum(axis=0) @ table.sum(axis=1))
-    if by_chance == rows * rows:
-        return None
-    return (agreed - by_chance) / (rows * rows - by_chance)
+def _kappa(tables: _Counts) -> Figures:
+    rows = tables.sum(axis=(-2, -1))
+    agreed = rows * _hits(tables).sum(axis=-1)
+    by_chance = (tables.sum(axis=-2) * tables.sum(axis=-1)).sum(axis=-1)
+    kappa: Figures = (agreed - by_chance) / (rows * rows - by_chance)
+    return kappa
+
+
+def _defined(figure: float) -> float | None:
+    return None if np.isnan(figure) else figure
 
 
 def _auc(labels: Labels, scores: Scores, task: Task) -> float:
@@ -175,16 +222,10 @@ def _auc(labels: Labels, scores: Scores, task: Task) -> float:
         truths = (labels == np.arange(scores.shape[1])).astype(np.uint8)
         columns = scores
     with np.errstate(over="ignore"):  # scores may lie further apart than the largest float
-        return _mean(
+        return mean(
             float(roc_auc_score(truth, column))
             for truth, column in zip(truths.T, columns.T, strict=True)
         )
-
-
-def _mean(figures: Iterable[float]) -> float:
-    # Summed one by one, as medmnist does: the last bit agrees.
-    values = list(figures)
-    return sum(values) / len(values)
 
 
 def _absences(
@@ -204,7 +245,7 @@ def _absences(
 def _constants(tables: _Counts, task: Task, classes: Sequence[str] | int) -> list[str]:
     notes = []
     for label, table in enumerate(tables):
-        if _kappa(table) is not None:
+        if np.count_nonzero(table) != 1 or not table.trace():
             continue
         only = int(table.diagonal().argmax())
         if task is Task.MULTILABEL:

@@ -8,6 +8,8 @@ k-th to be sure that none is missing, the query is compared with every support r
 
 from __future__ import annotations
 
+from functools import cache
+from threading import Lock
 from typing import Any
 
 import faiss
@@ -28,12 +30,22 @@ _GPU_LIMIT = 2048
 """The most neighbours that FAISS finds on a GPU."""
 
 
+_GPU_TURN = Lock()
+"""FAISS's GPU resources serve one thread at a time."""
+
+
+@cache
+def _resources() -> Any:
+    """One for the process: each reserves memory of the GPU."""
+    return faiss.StandardGpuResources()
+
+
 class FlatIndex:
     """FAISS brute force over a support set, on the CPU or on the first visible GPU."""
 
     def __init__(self, support: SupportSet, *, gpu: bool = False) -> None:
         self._support = support
-        self._resources: Any = faiss.StandardGpuResources() if gpu else None
+        self._gpu = gpu
         squares = np.einsum("nd,nd->n", support.points, support.points, dtype=np.float64)
         self._longest = float(np.sqrt(squares.max()))
 
@@ -107,8 +119,9 @@ class FlatIndex:
         cosine = self._support.distance is Distance.COSINE
         metric = faiss.METRIC_INNER_PRODUCT if cosine else faiss.METRIC_L2
         points = self._support.points
-        if self._resources is not None and take <= _GPU_LIMIT:
-            _, rows = faiss.knn_gpu(self._resources, queries, points, take, metric=metric)
+        if self._gpu and take <= _GPU_LIMIT:
+            with _GPU_TURN:
+                _, rows = faiss.knn_gpu(_resources(), queries, points, take, metric=metric)
         else:
             _, rows = faiss.knn(queries, points, take, metric=metric)
         proposed: Rows = rows.astype(np.int64)

@@ -37,7 +37,7 @@ class Part:
         """``vectors`` float32 (N, D), one per row; None where there are none."""
         if not len(rows):
             return None
-        return cls(build(SupportSet.of(vectors, distance, name), kind), rows)
+        return cls(build(SupportSet.of(vectors, distance, name, rows), kind), rows)
 
     def search(self, queries: Vectors, k: int, gone: Rows, own: Rows | None) -> Neighbours:
         """The ``k`` nearest that are neither ``gone`` nor a query's own, fewer if there are fewer.
@@ -100,12 +100,8 @@ class LiveIndex:
         left = len(self) - (own is not None)
         if not 1 <= k <= left:
             raise SearchError(f"k = {k}, but {self.name} has {left} cases to offer; use 1..{left}")
-        gone = (self.erased, _NONE)
-        found = [
-            part.search(queries, k, gone[number], own)
-            for number, part in enumerate((self.base, self.added))
-            if part is not None
-        ]
+        parts = ((self.base, self.erased), (self.added, _NONE))
+        found = [part.search(queries, k, gone, own) for part, gone in parts if part is not None]
         rows = np.concatenate([part.rows for part in found], axis=1)
         similarities = np.concatenate([part.similarities for part in found], axis=1)
         return rank(rows, similarities, k)

@@ -135,6 +135,10 @@ class Change(Answer):
     index_version: int = Field(description="Version of the index that has the change.", ge=1)
 
 
+class Added(Change):
+    labels: list[Label] = Field(description="The labels that it was given.")
+
+
 class Accuracy(Answer):
     value: float = Field(description="Share of right predictions on the test split.", ge=0, le=1)
     k: int = Field(description="Neighbours that voted.", ge=1)
@@ -154,6 +158,7 @@ class Index(Answer):
     added: int = Field(description="Of these, added while serving.")
     erased: int = Field(description="Cases erased.")
     test_cases: int = Field(description="Cases of the test split, to try.")
+    untrained: bool = Field(description="Whether its backbone has random weights, of no use.")
     images: bool = Field(description="Whether the images are at hand.")
     licence: str = Field(description="Licence of the images.")
     index_version: int = Field(description="Raised by each case that is added or erased.", ge=0)

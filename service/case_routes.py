@@ -12,13 +12,12 @@ from fastapi import Path as PathParameter
 
 from embedder.types import Split, Vectors
 from service import cases, png
-from service.answers import Case, Cases, Change
+from service.answers import Added, Case, Cases, Change
 from service.cases import CaseId, Place
 from service.context import Context, context_of
-from service.errors import TooLargeError
+from service.forms import NoNull, multipart, only_form, only_query
 from service.gate import read_access, write_access
 from service.openapi import responses
-from service.prediction_routes import NoNull, multipart
 from service.served import ServedCell
 from service.waiting import within
 
@@ -37,7 +36,10 @@ Size = Annotated[
 Given = Annotated[Context, Depends(context_of)]
 
 
-@router.get("/cases", dependencies=[Depends(read_access)], responses=responses(401, 404, 422, 429))
+@router.get(
+    "/cases", responses=responses(401, 422, 429),
+    dependencies=[Depends(read_access), Depends(only_query("dataset", "split", "count", "seed"))],
+)  # fmt: skip
 def sample(
     context: Given,
     dataset: Annotated[str, Query(description="A served dataset.", max_length=200)],
@@ -50,7 +52,8 @@ def sample(
 
 
 @router.get(
-    "/cases/{dataset}/{split}/{row}", dependencies=[Depends(read_access)],
+    "/cases/{dataset}/{split}/{row}",
+    dependencies=[Depends(read_access), Depends(only_query())],
     responses=responses(401, 404, 422, 429),
 )  # fmt: skip
 def case(context: Given, dataset: Dataset, split: Where, row: Row) -> Case:
@@ -60,12 +63,13 @@ def case(context: Given, dataset: Dataset, split: Where, row: Row) -> Case:
 
 
 @router.get(
-    "/cases/{dataset}/{split}/{row}/image", dependencies=[Depends(read_access)],
+    "/cases/{dataset}/{split}/{row}/image",
+    dependencies=[Depends(read_access), Depends(only_query("res"))],
     response_class=Response,
     responses={
         200: {"content": {"image/png": {}}, "description": "The image."},
         304: {"description": "The image that the client has."},
-        **responses(401, 404, 422, 429, 503),
+        **responses(401, 404, 422, 429, 504),
     },
 )  # fmt: skip
 async def image(
@@ -76,20 +80,20 @@ async def image(
     name = _name(dataset, split, row)
     cell.collection.labels_of(name.split, name.row)
     headers = {"ETag": cases.tag(cell, name), "Cache-Control": "private, no-cache"}
-    if request.headers.get("if-none-match") == headers["ETag"]:
+    if _is_known(request.headers.get("if-none-match", ""), headers["ETag"]):
         return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
-    loop = asyncio.get_running_loop()
-    block = await loop.run_in_executor(context.readers, cases.picture, cell, name)
+    block = await within(context.settings.deadline, request, _read(cell, name))
     return Response(block, media_type="image/png", headers=headers)
 
 
 @router.post(
-    "/cases", status_code=status.HTTP_201_CREATED, dependencies=[Depends(write_access)],
+    "/cases", status_code=status.HTTP_201_CREATED,
+    dependencies=[Depends(write_access), Depends(only_form("file", "dataset", several="label"))],
     responses={
         201: {"headers": {"Location": {
             "description": "Where the case is.", "schema": {"type": "string"},
         }}},
-        **responses(401, 403, 404, 413, 415, 422, 429, 503, 504, 507),
+        **responses(401, 403, 413, 415, 422, 429, 503, 504, 507),
     },
     openapi_extra=multipart("file"),
 )  # fmt: skip
@@ -102,17 +106,16 @@ async def add(
     label: Annotated[
         list[str],
         Form(
-            description="Name or index of its class; for a multi-label task any number of them.",
-            default_factory=list,
+            description="Name or index of its class; for a multi-label task of each label that it "
+            "has, or one that is empty where it has none.",
+            min_length=1,
         ),
     ],
-) -> Change:
+) -> Added:
     """Add a labelled case to a dataset: it votes from now on, in every index of the dataset."""
-    cell = cases.find_cell(context.served, dataset, None)
+    cell = cases.named_cell(context.served, dataset)
     labels = cases.read_labels(cell.cell.dataset, label)
-    limit = context.limits.max_bytes
-    if (file.size or 0) > limit:
-        raise TooLargeError(f"the file has {file.size:,} bytes; at most {limit:,} are read")
+    context.limits.check_bytes(file.size or 0)
     mine = [served for served in context.served.cells if served.collection is cell.collection]
     with ExitStack() as slots:
         for worker in {served.embedder for served in mine}:
@@ -121,11 +124,13 @@ async def add(
         images, vectors = await within(context.settings.deadline, request, work)
         name, version = await asyncio.to_thread(cell.collection.add, labels, images, vectors)
     response.headers["Location"] = f"/cases/{quote(name)}"
-    return Change(id=name, index_version=version)
+    told = cases.names(cell.cell.dataset, labels)
+    return Added(id=name, index_version=version, labels=told)
 
 
 @router.delete(
-    "/cases/{dataset}/{split}/{row}", dependencies=[Depends(write_access)],
+    "/cases/{dataset}/{split}/{row}",
+    dependencies=[Depends(write_access), Depends(only_query())],
     responses=responses(401, 403, 404, 422, 429, 503, 507),
 )  # fmt: skip
 async def erase(context: Given, dataset: Dataset, split: Where, row: Row) -> Change:
@@ -134,6 +139,16 @@ async def erase(context: Given, dataset: Dataset, split: Where, row: Row) -> Cha
     name = _name(dataset, split, row)
     version = await asyncio.to_thread(cell.collection.erase, name.split, name.row)
     return Change(id=str(name), index_version=version)
+
+
+def _is_known(given: str, tag: str) -> bool:
+    """Whether the client has what ``tag`` names; RFC 9110, 13.1.2."""
+    return tag in {part.strip().removeprefix("W/") for part in given.split(",")}
+
+
+async def _read(cell: ServedCell, name: CaseId) -> bytes:
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(cell.reader, cases.picture, cell, name)
 
 
 async def _embed(

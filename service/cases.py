@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import quote
@@ -61,11 +62,13 @@ def names(dataset: Dataset, labels: Labels) -> list[Label]:
 def read_labels(dataset: Dataset, words: list[str]) -> Labels:
     """Class names or indices as a request gives them, to uint8 (1,) or (L,).
 
-    Raises BadRequestError for one that is not known, or for none or several of a single-label task.
+    A single empty one says that a multi-label case has none. Raises BadRequestError for one that
+    is not known, or for several of a single-label task.
     """
     known = {name: number for number, name in enumerate(dataset.classes)}
     found = []
-    for word in words:
+    none = dataset.task is Task.MULTILABEL and words == [""]
+    for word in () if none else words:
         if word.isascii() and word.isdecimal() and word not in known:
             if len(word) > 9 or int(word) >= len(known):
                 raise BadRequestError(
@@ -123,8 +126,13 @@ def picture(cell: ServedCell, name: CaseId) -> bytes:
 
 
 def tag(cell: ServedCell, name: CaseId) -> str:
-    """An ETag: the picture behind an id and a size never changes, it only ceases to be."""
-    text = f"{name} {cell.cell.size} {cell.cell.header.fingerprint.dataset_checksum}"
+    """An ETag: the picture behind an id and a size never changes, it only ceases to be.
+
+    The time tells an added case from one of its number that a restored backup had not yet.
+    """
+    added = cell.collection.state.cases.get(name.row) if name.split is None else None
+    content = added.added if added else cell.cell.header.fingerprint.dataset_checksum
+    text = f"{name} {cell.cell.size} {content}"
     return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
 
 
@@ -143,8 +151,17 @@ def find_cell(served: Served, dataset: str, size: int | None) -> ServedCell:
     return max(cells, key=lambda cell: (cell.images is not None, cell.cell.size))
 
 
+def named_cell(served: Served, dataset: str) -> ServedCell:
+    """As ``find_cell``, for a parameter: raises UnknownNameError where none is served."""
+    find({cell.cell.dataset.name: None for cell in served.cells}, dataset, "served dataset")
+    return find_cell(served, dataset, None)
+
+
 def sample(served: Served, dataset: str, place: Place, count: int, seed: int) -> Cases:
-    """At most ``count`` cases at random. Raises NotFoundError where the dataset is not served."""
-    cell, split = find_cell(served, dataset, None), None if place == ADDED else Split(place)
-    rows = cell.collection.sample(split, count, seed)
-    return Cases(cases=[describe(cell, CaseId(dataset, split, row)) for row in rows])
+    """At most ``count`` cases at random. Raises UnknownNameError where it is not served."""
+    cell, split = named_cell(served, dataset), None if place == ADDED else Split(place)
+    found = []
+    for row in cell.collection.sample(split, count, seed):
+        with suppress(NotFoundError):  # erased in the meantime
+            found.append(describe(cell, CaseId(dataset, split, row)))
+    return Cases(cases=found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import socket
 import sys
@@ -47,9 +48,14 @@ def _handle(options: argparse.Namespace) -> int:
         from service.app import create_app, load_context
         from service.telemetry import set_up_logging
 
+        if not settings.keys_required and not service_settings.is_loopback(settings.host):
+            _report(f"warning: whoever reaches {settings.host} may read; no key is asked for")
         context = load_context(settings, keyring, _report)
-        set_up_logging(settings.log_level)
-        _run(create_app(context), settings, listener)
+        try:
+            set_up_logging(settings.log_level)
+            _run(create_app(context), settings, listener)
+        finally:
+            context.close()
     return 0
 
 
@@ -64,7 +70,8 @@ def _listen(settings: Settings) -> socket.socket:
         family = socket.getaddrinfo(*where, type=socket.SOCK_STREAM)[0][0]
         listener = socket.create_server(where, family=family, backlog=2048)
     except OSError as error:
-        reason = error.strerror or str(error)
+        number = error.errno or 0  # below 0 of the resolver
+        reason = os.strerror(number) if number > 0 else error.strerror or str(error)
         raise CasebookError(
             f"cannot listen on {settings.host} port {settings.port}: {reason}; choose another "
             "--host or --port"
@@ -85,21 +92,22 @@ def _run(app: object, settings: Settings, listener: socket.socket) -> None:
         forwarded_allow_ips=settings.trusted_proxies,
         timeout_graceful_shutdown=max(1, round(settings.drain)),
     )  # fmt: skip
+    server = uvicorn.Server(config)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        server.should_exit = True
+
+    # uvicorn has handlers of its own while it runs, and raises the signal again when it has ended.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"ready: http://{shown}:{port}/", flush=True)
-    # uvicorn raises the signal that ended it again; by then everything is closed.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _nothing)
-    uvicorn.Server(config).run(sockets=[listener])
+    server.run(sockets=[listener])
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
-
-
-def _nothing(number: int, frame: FrameType | None) -> None:
-    return None
 
 
 if __name__ == "__main__":

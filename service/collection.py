@@ -19,9 +19,14 @@ from embedder.store import Cell
 from embedder.types import Distance, Labels, Rows, Split, Vectors, case_id
 from index.build import Kind
 from index.live import LiveIndex, Part
-from service.errors import NotFoundError
+from service.errors import BadRequestError, NotFoundError
 from service.familiarity import Familiarity
 from service.overlay import ADDED, AddedCase, Overlay
+
+BLANK = (
+    "the embedding is zero, which has no cosine: an image that is blank has no features for this "
+    "backbone; send another"
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +88,12 @@ class Collection:
         labels: Labels = state.cases[row].labels if split is None else self._stored[split][row]
         return labels
 
+    def check_row(self, state: State, row: int) -> None:
+        """Raise NotFoundError where a row number of an index is that of an erased case."""
+        late = row >= self.base
+        split, number = (None, row - self.base) if late else (Split.TRAIN, row)
+        self._check_is_there(state, split, number)
+
     def _check_is_there(self, state: State, split: Split | None, row: int) -> None:
         if split is None:
             if row not in state.cases:
@@ -119,8 +130,11 @@ class Collection:
     ) -> tuple[str, int]:
         """Add a case with its PNGs by size and its embeddings by fingerprint, float32 (D,) each.
 
-        Gives its id and the version that has it. Raises ZeroVectorError, StoreError.
+        Gives its id and the version that has it. Raises BadRequestError for an embedding that is
+        zero, StoreError.
         """
+        if not all(vector.any() for vector in vectors.values()):
+            raise BadRequestError(BLANK)
         with self._change:
             with self._overlay.adding(labels, images, vectors) as (case, version):
                 state = self._with(case, vectors, version)
@@ -209,7 +223,9 @@ class Collection:
         rows = self.base + np.array(numbers, np.int64)
         vectors = np.stack([added[number] for number in numbers])
         name = f"{self.dataset.name}/{ADDED}"
-        return Part.of(vectors, rows, Distance.COSINE, name, self._kind)
+        # Few cases, made anew at each change: on the CPU even where the base is on a GPU.
+        kind = self._kind if self._kind is Kind.REFERENCE else Kind.CPU
+        return Part.of(vectors, rows, Distance.COSINE, name, kind)
 
     def _view(
         self,

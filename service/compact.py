@@ -34,6 +34,8 @@ def _handle(options: argparse.Namespace) -> int:
     from embedder.store import Store, default_root
 
     store = Store(options.store or default_root())
+    if not store.root.is_dir():
+        raise StoreError(f"there is no store at {store.root}; check --store")
     overlays = sorted(store.root.glob("*/overlay.sqlite"))
     if not overlays:
         print(f"nothing was added or erased in {store.root}")
@@ -61,16 +63,20 @@ def _compact(store: Store, path: Path) -> str:
     begun = [part for part in store.partial_paths() if part.parts[-3] == name]
     if begun:
         raise StoreError(f"{begun[0]} is not complete; run embed again to finish it, or delete it")
-    overlay = Overlay(path)
+    cells = [store.read(cell) for cell in store.paths() if cell.parts[-3] == name]
+    overlay = Overlay(path, cells[0].dataset if cells else None)
     try:
+        for cell in cells:
+            overlay.check(cell.size, cell.header.fingerprint.dataset_checksum)
         erased = overlay.erased()
-        cells = [cell for cell in store.paths() if cell.parts[-3] == name]
-        changed = sum(erase(store, cell, erased) > 0 for cell in cells)
+        changed = sum(erase(store, cell.path, erased) > 0 for cell in cells)
         overlay.compact()
         added = overlay.erased_added()
     finally:
         overlay.close()
     stored = sum(map(len, erased.values()))
+    if not stored + added:
+        return f"{name}: nothing was erased"
     return (
         f"{name}: of the cases erased so far, {stored} stored and {added} added, nothing is left; "
         f"{console.cells_text(changed)} rewritten"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
+import asyncio
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
@@ -23,15 +23,13 @@ class Context:
     classifier: Classifier
     keyring: Keyring
     telemetry: Telemetry
-    readers: ThreadPoolExecutor = field(
-        default_factory=lambda: ThreadPoolExecutor(2, "casebook-images")
-    )
-    """Reads single images of datasets, apart from all else: a cold one may take seconds."""
+    probes: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    """The proof that each worker is asked for now, whoever asks."""
 
     def close(self) -> None:
+        """Drain and let go of everything; a second time to no effect."""
         self.served.close()
         self.classifier.close()
-        self.readers.shutdown(wait=True, cancel_futures=True)
 
 
 def context_of(request: Request) -> Context:

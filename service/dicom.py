@@ -54,7 +54,7 @@ _PIXELS = (
 )  # fmt: skip
 _VALUES = (
     "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "WindowCenter", "WindowWidth",
-    "VOILUTFunction", "VOILUTSequence",
+    "VOILUTFunction", "VOILUTSequence", "PixelPaddingValue", "PixelPaddingRangeLimit",
 )  # fmt: skip
 _PALETTES = tuple(
     f"{colour}PaletteColorLookupTable{part}"
@@ -165,12 +165,26 @@ def _grey(stored: Numbers, dataset: Dataset) -> NDArray[np.uint8]:
     else:
         present = np.zeros(values.shape, np.bool_)
         present[places] = True
+        present &= ~_is_padding(np.arange(low, high + 1), dataset)
+        if not present.any():
+            raise BadUploadError("the DICOM is nothing but padding; send another")
         shades = _stretch(values, values[present])
     if not np.isfinite(shades).all():
         raise BadUploadError("the DICOM maps its pixels to no number; save it again")
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         shades = 1 - shades
     return np.rint(255 * shades).astype(np.uint8)[places]
+
+
+def _is_padding(stored: Numbers, dataset: Dataset) -> NDArray[np.bool_]:
+    """Values that are no part of the picture; PS3.3 C.7.5.1.1.2."""
+    first = dataset.get("PixelPaddingValue")
+    if first is None:
+        return np.zeros(stored.shape, np.bool_)
+    last = dataset.get("PixelPaddingRangeLimit")
+    low, high = sorted((int(first), int(first if last is None else last)))
+    padding: NDArray[np.bool_] = (stored >= low) & (stored <= high)
+    return padding
 
 
 def _look_up(values: Shades, dataset: Dataset) -> Shades:
@@ -193,6 +207,8 @@ def _window(values: Shades, dataset: Dataset) -> Shades:
     function = dataset.get("VOILUTFunction") or "LINEAR"
     if function == "SIGMOID":
         return 1 / (1 + np.exp(-4 * (values - center) / width))
+    if function not in ("LINEAR", "LINEAR_EXACT"):
+        raise BadUploadError(f"the DICOM has an unknown VOI function, {str(function)[:20]!r}")
     if function == "LINEAR":
         center, width = center - 0.5, width - 1
     if width == 0:

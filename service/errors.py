@@ -56,7 +56,7 @@ class ForbiddenError(ServiceError):
 
 class NotFoundError(ServiceError):
     status = 404
-    title = "Not found"
+    title = "Not Found"
 
 
 class OverloadedError(ServiceError):
@@ -73,6 +73,11 @@ class OverloadedError(ServiceError):
 class ClientGoneError(ServiceError):
     status = 499
     title = "Client closed request"
+
+
+class SlowClientError(ServiceError):
+    status = 408
+    title = "Request Timeout"
 
 
 class DeadlineError(ServiceError):

@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from embedder.errors import CasebookError
 from embedder.types import Split
 from service import cases
-from service.answers import Batch, BatchItem, Change, Classification, Timings
+from service.answers import Added, Batch, BatchItem, Change, Classification, Timings
 from service.cases import CaseId
 from service.classify import Rule
 from service.context import Context, context_of
@@ -68,7 +68,7 @@ async def add_examples(document: Document, context: Context) -> None:
     labels = [label.name for label in cases.describe(cell, name).labels]
 
     _in_parameters(document, {**index, "split": name.place, "row": name.row})
-    _in_bodies(document, {**options, "label": labels})
+    _in_bodies(document, {**options, "label": labels or [""]})
     document["paths"]["/search"]["post"]["requestBody"]["content"]["application/json"][
         "examples"
     ] = {
@@ -118,7 +118,9 @@ def _in_answers(
         ("get", "/indexes"): listing(context.served, context.settings.store / "results"),
         ("get", "/cases"): cases.sample(context.served, name.dataset, name.place, 8, 0),
         ("get", case): cases.describe(cases.find_cell(context.served, name.dataset, None), name),
-        ("post", "/cases"): Change(id=added, index_version=state.version + 1),
+        ("post", "/cases"): Added(
+            id=added, index_version=state.version + 1, labels=cases.describe(cell, name).labels
+        ),
         ("delete", case): Change(id=str(name), index_version=state.version + 1),
     }
     for (method, path), answer in answers.items():

@@ -21,8 +21,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from embedder.console import size_text
-from service.errors import ForbiddenError, NoKeyError, OverloadedError, TooLargeError
+from service.bodies import BodyLimit
+from service.errors import ForbiddenError, NoKeyError, OverloadedError
 from service.keyring import Keyring, KeyRow
 from service.keyring import Scope as KeyScope
 from service.openapi import BASIC, BEARER
@@ -41,9 +41,7 @@ SECURITY_HEADERS = {
 }
 
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
-_HOST = re.compile(r"(?:\[([^\]]*)\]|([^:]*))(?::[0-9]*)?")
-_FRAME_BYTES = 64 * 1024  # that multipart may add to a file
-_JSON_BYTES = 1_000_000
+_HOST = re.compile(r"(?:\[([^\]]+)\]|([^:]+))(?::[0-9]*)?")
 
 
 @dataclass(frozen=True)
@@ -60,6 +58,7 @@ def install(app: FastAPI, settings: Settings, keyring: Keyring) -> None:
     app.add_middleware(
         BodyLimit, max_upload=settings.max_upload_bytes, max_batch=settings.max_batch_bytes
     )
+    app.add_middleware(Strangers)
     if settings.rate is not None:
         app.add_middleware(RateLimit, rate=settings.rate)
     app.add_middleware(Identify, keyring=keyring, keys_required=settings.keys_required)
@@ -131,6 +130,8 @@ class Identify:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             scheme, text = _credentials(scope)
+            if path_of(scope) in PROBES - {"/metrics"}:  # they answer whatever the keys
+                text = ""
             key = await run_in_threadpool(self._keyring.check, text) if text else None
             state = scope.setdefault("state", {})
             state["caller"] = Caller(key, scheme, self._keys_required)
@@ -173,10 +174,14 @@ async def read_access(
     bearer: Annotated[object, Security(_bearer)],
     basic: Annotated[object, Security(_basic)],
 ) -> None:
-    """Dependency of what reads: any key, where one is required. Raises NoKeyError."""
+    """Dependency of what reads: any key, where one is required. Raises NoKeyError.
+
+    A wrong Bearer key is refused even where none is required: who gives one wants to know. A
+    password may be meant for a proxy before this.
+    """
     caller = caller_of(request.scope)
-    if caller.keys_required and caller.key is None:
-        raise _no_key(caller)
+    if caller.key is None and (caller.keys_required or caller.scheme == "bearer"):
+        raise no_key(caller)
 
 
 async def write_access(request: Request, bearer: Annotated[object, Security(_bearer)]) -> None:
@@ -187,12 +192,12 @@ async def write_access(request: Request, bearer: Annotated[object, Security(_bea
     """
     caller = caller_of(request.scope)
     if caller.scheme != "bearer" or caller.key is None:
-        raise _no_key(caller)
+        raise no_key(caller)
     if not caller.key.scope.covers(KeyScope.WRITE):
         raise ForbiddenError("this key may only read; use one of scope write")
 
 
-def _no_key(caller: Caller) -> NoKeyError:
+def no_key(caller: Caller) -> NoKeyError:
     if caller.scheme and caller.key is None:
         return NoKeyError("this API key is unknown or revoked; casebook keys list shows those here")
     return NoKeyError("give an API key: Authorization: Bearer KEY; casebook keys add makes one")
@@ -224,75 +229,21 @@ class RateLimit:
         await send_problem(error, scope, receive, send)
 
 
-def _is_exempt(path: str) -> bool:
-    return path in PROBES or path.startswith("/static/")
+class Strangers:
+    """401 for a body from someone without the key that is required: it is not read."""
 
-
-class BodyLimit:
-    """413 for a body that is too long, by its announced length or as it comes in.
-
-    ``max_upload`` and ``max_batch`` in bytes. Nothing is held back: each part goes on to the
-    application as it comes. A body from someone without the key that is required is not read.
-    """
-
-    def __init__(self, app: ASGIApp, max_upload: int, max_batch: int) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._upload = max_upload + _FRAME_BYTES, f"a file may have {size_text(max_upload)}"
-        self._others = {
-            "/classify/batch": (max_batch, f"a batch may have {size_text(max_batch)} in all"),
-            "/search": (_JSON_BYTES, f"a search may have {size_text(_JSON_BYTES)}"),
-        }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        limit, text = self._others.get(path_of(scope), self._upload)
-        error = TooLargeError(f"{text}; send less")
-        headers = Headers(scope=scope)
-        length = headers.get("content-length", "0")
-        has_body = length != "0" or "transfer-encoding" in headers
-        caller = scope.get("state", {}).get("caller")
-        if has_body and caller is not None and caller.keys_required and caller.key is None:
-            await refuse(_no_key(caller), scope, receive, send)
-        elif length.isdecimal() and (len(length) > 15 or int(length) > limit):
-            await refuse(error, scope, receive, send)
-        else:
-            counted = _Counted(receive, send, limit)
-            with contextlib.suppress(_TooLongError):
-                await self._app(scope, counted.receive, counted.send)
-            if counted.is_over and not counted.started:
-                await refuse(error, scope, receive, send, more=counted.more)
+        if scope["type"] == "http" and path_of(scope) not in PROBES:
+            headers, caller = Headers(scope=scope), caller_of(scope)
+            has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+            if has_body and caller.keys_required and caller.key is None:
+                await refuse(no_key(caller), scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
-class _TooLongError(Exception):
-    """Ends the application's reading; whatever it answers to that is not sent."""
-
-
-class _Counted:
-    """What passes in and out until the body is over the limit; from then on nothing does."""
-
-    def __init__(self, receive: Receive, send: Send, limit: int) -> None:
-        self._receive = receive
-        self._send = send
-        self._left = limit
-        self.started = False
-        self.more = True
-
-    @property
-    def is_over(self) -> bool:
-        return self._left < 0
-
-    async def receive(self) -> Message:
-        if not self.is_over:
-            message = await self._receive()
-            self._left -= len(message.get("body", b""))
-            self.more = message.get("more_body", False)
-        if self.is_over:
-            raise _TooLongError
-        return message
-
-    async def send(self, message: Message) -> None:
-        if self.started or not self.is_over:
-            self.started = True
-            await self._send(message)
+def _is_exempt(path: str) -> bool:
+    return path in PROBES or path.startswith("/static/")

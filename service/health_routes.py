@@ -35,7 +35,7 @@ async def livez() -> Health:
 async def readyz(context: Annotated[Context, Depends(context_of)]) -> Health:
     """Indexes are loaded, and each worker has answered a real forward pass lately."""
     workers = {cell.embedder.name: cell for cell in context.served.cells}
-    await asyncio.gather(*(_prove(cell) for cell in workers.values()))
+    await asyncio.gather(*(_shared(context, cell) for cell in workers.values()))
     for cell in context.served.cells:
         if cell.searcher.failure is not None:
             raise UnavailableError(f"the search of {cell.searcher.name} has failed; restart")
@@ -53,6 +53,15 @@ def metrics(context: Annotated[Context, Depends(context_of)]) -> Response:
     """Requests, queues, batches and latencies."""
     text, kind = context.telemetry.render()
     return Response(text, headers={"Content-Type": kind})
+
+
+async def _shared(context: Context, cell: ServedCell) -> None:
+    """``_prove``, once for everybody who asks meanwhile."""
+    name = cell.embedder.name
+    task = context.probes.get(name)
+    if task is None or task.done():
+        task = context.probes[name] = asyncio.create_task(_prove(cell))
+    await asyncio.shield(task)
 
 
 async def _prove(cell: ServedCell) -> None:

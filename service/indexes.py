@@ -67,7 +67,8 @@ def _describe(cell: ServedCell, records: Sequence[Measured]) -> Index:
         channels=3 if dataset.channels == 3 else 1, classes=list(dataset.classes),
         cases=cell.count(), added=len(state.cases),
         erased=len(state.erased), test_cases=dataset.count(Split.TEST) - test_gone,
-        images=cell.images is not None, licence=dataset.licence, index_version=state.version,
+        untrained=cell.untrained, images=cell.images is not None,
+        licence=dataset.licence, index_version=state.version,
         fingerprint=cell.fingerprint, accuracy=[latest[key] for key in sorted(latest)],
     )  # fmt: skip
 

@@ -16,8 +16,9 @@ _EXAMPLES = {
     400: ("Bad Request", "Missing boundary in multipart."),
     401: ("API key required", "give an API key: Authorization: Bearer KEY"),
     403: ("Not allowed", "this key may only read; use one of scope write"),
-    404: ("Not found", "no case phantom-cells/train/99999; its split has 600"),
+    404: ("Not Found", "no case phantom-cells/train/99999; its split has 600"),
     405: ("Method Not Allowed", "this address takes GET only"),
+    408: ("Request Timeout", "the body did not come within 60 s"),
     413: ("Upload too large", "a file may have 10.0 MB"),
     415: ("Unsupported file type", "scan.pdf is no PNG, JPEG, BMP, TIFF, WebP or DICOM image"),
     421: ("Misdirected Request", "the Host header names a host that is not answered here"),
@@ -66,6 +67,9 @@ def mend_openapi(document: dict[str, Any], *, keys_required: bool) -> dict[str, 
     for name, schema in found.pop("$defs").items():
         schemas.setdefault(name, schema)
     schemas.setdefault("Problem", found)
+    for name, schema in schemas.items():
+        if name.startswith("Body_"):  # a form: what it has besides is refused
+            schema["additionalProperties"] = False
     for path in document.get("paths", {}).values():
         for operation in path.values():
             _mend_operation(operation, keys_required)
@@ -76,7 +80,7 @@ def _mend_operation(operation: dict[str, Any], keys_required: bool) -> None:
     found = operation.setdefault("responses", {})
     if "HTTPValidationError" in str(found.get("422")):
         found["422"] = _documented(422)
-    for status in (400, 421, 500) if "requestBody" in operation else (421, 500):
+    for status in (400, 408, 421, 500) if "requestBody" in operation else (421, 500):
         found.setdefault(str(status), _documented(status))
     operation["responses"] = dict(sorted(found.items()))
     security = operation.get("security", [])

@@ -7,6 +7,7 @@ change is one transaction, on disk before it is answered.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -66,8 +67,8 @@ class AddedCase:
 class Overlay:
     """The changes of one dataset; the only process that has them open.
 
-    With ``dataset`` None the file must be there, and be whatever dataset's. Raises CellBusyError
-    where another process has it, StoreError where it is not an overlay of this dataset.
+    With ``dataset`` None it may be of any. Raises CellBusyError where another process has it,
+    StoreError where it is not an overlay of this dataset.
     """
 
     def __init__(self, path: Path, dataset: Dataset | None = None) -> None:
@@ -77,6 +78,8 @@ class Overlay:
         self._lock = FileLock(f"{path}.lock", timeout=0, thread_local=False)
         with store_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            # It will hold pictures: for its owner alone, as are the log and index beside it then.
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
             try:
                 self._lock.acquire()
             except Timeout as error:
@@ -86,33 +89,38 @@ class Overlay:
                 ) from error
         try:
             self._file = connect(path)
-            with database_errors(path):
+            try:
                 self._prepare(dataset)
+            except BaseException:
+                self._file.close()
+                raise
         except BaseException:
             self._lock.release()
             raise
 
     def close(self) -> None:
-        with database_errors(self.path):
+        """Waits for a change that is under way; a second time to no effect."""
+        with self._change, database_errors(self.path):
             self._file.close()
         self._lock.release()
 
     def pin(self, size: int, checksum: str | None) -> None:
-        """Hold on to the content of the dataset at one size, in pixels, which the rows are of.
+        """Hold on to the content of the dataset at one size, in pixels; raises as ``check``."""
+        self.check(size, checksum)
+        row = (f"checksum {size}", str(checksum))
+        if self._about().get(row[0]) != row[1]:
+            with self._transaction():
+                self._file.execute("REPLACE INTO about VALUES (?, ?)", row)
 
-        Raises StoreError where cases were erased from another content.
-        """
-        name = f"checksum {size}"
-        known = self._about().get(name)
+    def check(self, size: int, checksum: str | None) -> None:
+        """Raise StoreError where cases were erased by their row in another content than this."""
+        known = self._about().get(f"checksum {size}")
         if known not in (None, checksum) and any(self.erased().values()):
             raise StoreError(
                 f"{self.path} holds erasures from another state of {self._name} at {size} px; its "
                 "file has changed since, so that they may mean other cases. Move it away to begin "
                 "without them"
             )
-        if known != checksum:
-            with self._transaction():
-                self._file.execute("REPLACE INTO about VALUES (?, ?)", (name, str(checksum)))
 
     @property
     def version(self) -> int:
@@ -195,10 +203,18 @@ class Overlay:
         return int(count)
 
     def compact(self) -> None:
-        """Leave no byte of what was erased in the file or its log."""
+        """Leave no byte of what was erased in the file or its log.
+
+        Raises CellBusyError where another program reads the file.
+        """
         with database_errors(self.path):
             self._file.execute("VACUUM")
-            self._file.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            ((busy, *_),) = self._select("PRAGMA wal_checkpoint(TRUNCATE)")
+        if busy:
+            raise CellBusyError(
+                f"another program reads {self.path}, which keeps what was erased in its log; end "
+                "it, then run again"
+            )
 
     def _prepare(self, dataset: Dataset | None) -> None:
         about = self._about()
@@ -206,25 +222,33 @@ class Overlay:
             "name": dataset.name, "task": str(dataset.task), "channels": dataset.channels,
             "counts": list(dataset.counts), "classes": list(dataset.classes),
         }  # fmt: skip
-        if not about and facts:
-            with self._transaction():
-                for statement in _TABLES.split(";")[:-1]:
-                    self._file.execute(statement)
-                rows = {"format": FORMAT, "schema": str(SCHEMA), "dataset": json.dumps(facts)}
-                self._file.executemany("INSERT INTO about VALUES (?, ?)", rows.items())
-            return
-        if about.get("format") != FORMAT:
+        if not about:
+            self._create()
+        elif about.get("format") != FORMAT:
             raise StoreError(f"{self.path} is no casebook overlay; move it away")
-        if about.get("schema") != str(SCHEMA):
+        elif about.get("schema") != str(SCHEMA):
             raise StoreError(
                 f"{self.path} has schema {about.get('schema')}; this casebook reads {SCHEMA}"
             )
-        if facts and json.loads(about.get("dataset", "null")) != facts:
+        if facts is None:
+            return
+        if "dataset" not in about:
+            with self._transaction():
+                row = ("dataset", json.dumps(facts))
+                self._file.execute("INSERT INTO about VALUES (?, ?)", row)
+        elif json.loads(about["dataset"]) != facts:
             raise StoreError(
                 f"{self.path} holds additions and erasures of another state of "
                 f"{self._name}; its cases, classes or task have changed since. Move it away "
                 "to begin without them"
             )
+
+    def _create(self) -> None:
+        with self._transaction():
+            for statement in _TABLES.split(";")[:-1]:
+                self._file.execute(statement)
+            rows = (("format", FORMAT), ("schema", str(SCHEMA)))
+            self._file.executemany("INSERT INTO about VALUES (?, ?)", rows)
 
     def _about(self) -> dict[str, str]:
         named = "SELECT count(*) FROM sqlite_master WHERE name = 'about'"

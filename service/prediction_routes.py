@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
 from pydantic import BaseModel, ConfigDict, Field
-from pydantic.json_schema import SkipJsonSchema
 
 from embedder.errors import CasebookError
 from service.answers import CASE_ID, Batch, BatchItem, Classification, Indexes
@@ -16,22 +15,17 @@ from service.cases import CaseId
 from service.classify import Rule
 from service.context import Context, context_of
 from service.errors import BadRequestError, TooLargeError
+from service.forms import NoNull, multipart, only_form, only_query
 from service.gate import read_access
 from service.indexes import listing, pick
 from service.openapi import responses
-from service.problems import problem_of
+from service.problems import log_error, problem_of
 from service.served import ServedCell
 from service.waiting import within
 
 MOST_FILES = 64
 
-IMAGE_TYPES = "image/png, image/jpeg, image/bmp, image/tiff, image/webp, application/dicom"
-"""For the document: what a file is said to be is not believed, its bytes tell."""
-
 VoteName = Literal["majority", "distance", "softmax"]
-
-NoNull = SkipJsonSchema[None]
-"""None where a field of a form or a query is left out: null cannot be sent there."""
 
 Name = Annotated[str | None, Field(max_length=200)]
 
@@ -47,10 +41,7 @@ _VOTE = (
 router = APIRouter(tags=["predictions"], dependencies=[Depends(read_access)])
 
 
-def multipart(field: str) -> dict[str, Any]:
-    """The ``openapi_extra=`` of a route that takes images in ``field``."""
-    form = {"encoding": {field: {"contentType": IMAGE_TYPES}}}
-    return {"requestBody": {"content": {"multipart/form-data": form}}}
+OPTIONS = ("dataset", "model", "res", "k", "vote")
 
 
 class Options:
@@ -98,7 +89,7 @@ class SearchRequest(BaseModel):
 
 @router.post(
     "/classify", responses=responses(401, 413, 415, 422, 429, 503, 504),
-    openapi_extra=multipart("file"),
+    dependencies=[Depends(only_form("file", *OPTIONS))], openapi_extra=multipart("file"),
 )  # fmt: skip
 async def classify(
     request: Request,
@@ -120,6 +111,7 @@ async def classify(
 
 @router.post(
     "/classify/batch", responses=responses(401, 413, 422, 429, 503, 504),
+    dependencies=[Depends(only_form(*OPTIONS, several="files"))],
     openapi_extra=multipart("files"),
 )  # fmt: skip
 async def classify_batch(
@@ -154,7 +146,10 @@ async def classify_batch(
         return Batch(items=await within(context.settings.deadline, request, _all(work)))
 
 
-@router.post("/search", responses=responses(401, 404, 413, 422, 429, 503, 504))
+@router.post(
+    "/search", dependencies=[Depends(only_query())],
+    responses=responses(401, 404, 413, 422, 429, 503, 504),
+)  # fmt: skip
 async def search(
     request: Request, body: SearchRequest, context: Annotated[Context, Depends(context_of)]
 ) -> Classification:
@@ -177,7 +172,7 @@ async def search(
         return await within(context.settings.deadline, request, work)
 
 
-@router.get("/indexes", responses=responses(401, 429))
+@router.get("/indexes", dependencies=[Depends(only_query())], responses=responses(401, 422, 429))
 def indexes(context: Annotated[Context, Depends(context_of)]) -> Indexes:
     """What is served: datasets, backbones, resolutions, versions, accuracies on record."""
     return listing(context.served, context.settings.store / "results")
@@ -190,9 +185,7 @@ async def _all(work: asyncio.Future[list[BatchItem]]) -> list[BatchItem]:
 async def _classify(
     context: Context, file: UploadFile, cell: ServedCell, rule: Rule
 ) -> Classification:
-    limit = context.limits.max_bytes
-    if (file.size or 0) > limit:
-        raise TooLargeError(f"the file has {file.size:,} bytes; at most {limit:,} are read")
+    context.limits.check_bytes(file.size or 0)
     return await context.classifier.upload(await file.read(), cell, rule)
 
 
@@ -202,6 +195,8 @@ async def _item(
     name = (file.filename or "")[:255]
     try:
         answer = await _classify(context, file, cell, rule)
-    except CasebookError as error:
+    except Exception as error:  # whatever hinders one image, the others go on
+        if not isinstance(error, CasebookError):
+            log_error(error, request.scope)
         return BatchItem(name=name, answer=None, problem=problem_of(error, request))
     return BatchItem(name=name, answer=answer, problem=None)

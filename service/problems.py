@@ -36,6 +36,14 @@ _LINGER = 5.0
 _MOST_FIELDS = 20
 _MOST_TEXT = 500
 
+_KINDER = {
+    "model_attributes_type": "send JSON, with the header Content-Type: application/json",
+    "value_error": "send a file: curl -F file=@NAME",
+}
+"""Of the types of error that a form or a body may have: what the library says helps nobody."""
+
+_FULL = "no room to store the change; free some space and try again"
+
 UNEXPECTED = "an unexpected error; it was logged under this request_id, please report it with that"
 
 _OF_COMMANDS: tuple[tuple[type[CasebookError], int, str], ...] = (
@@ -125,7 +133,7 @@ class Catch:
         except ClientDisconnect:  # nobody is there to be told
             return
         except Exception as error:
-            _log(error, scope)
+            log_error(error, scope)
             if started:  # half an answer must not look like a whole one: the server hangs up
                 raise
             await send_problem(error, scope, receive, send)
@@ -140,11 +148,11 @@ def install(app: FastAPI) -> None:
 async def _answer(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException) and error.status_code < 400:
         return Response(status_code=error.status_code, headers=error.headers)
-    if isinstance(error, HTTPException) and "Allow" in (error.headers or {}):
+    if isinstance(error, HTTPException) and error.status_code == 405:
         error.headers = {"Allow": _allowed(request)}
     response = response_of(error, request)
     if response.status_code in (500, 507):
-        _log(error, request.scope)
+        log_error(error, request.scope)
     return response
 
 
@@ -158,7 +166,8 @@ def _allowed(request: Request) -> str:
     return ", ".join(sorted(scope["method"] for scope in taken))
 
 
-def _log(error: Exception, scope: Scope) -> None:
+def log_error(error: Exception, scope: Scope) -> None:
+    """With its traceback."""
     tell(logging.ERROR, "error", error, request_id=request_id(scope), kind=type(error).__name__)
 
 
@@ -169,8 +178,8 @@ def _describe(error: Exception) -> tuple[int, str, str]:
     if isinstance(error, CasebookError):
         for kind, status, title in _OF_COMMANDS:
             if isinstance(error, kind):
-                return status, title, str(error)
-        return 500, "Internal error", str(error)
+                return status, title, _FULL if status == 507 else str(error)
+        return 500, "Internal error", UNEXPECTED
     if isinstance(error, RequestValidationError):
         return 422, "Invalid request", "; ".join(f"{e.field}: {e.message}" for e in _fields(error))
     if isinstance(error, HTTPException):
@@ -210,7 +219,7 @@ def _field(error: dict[str, Any]) -> str:
 def _message(error: dict[str, Any]) -> str:
     if error["type"] == "json_invalid":
         return f"no JSON: {error.get('ctx', {}).get('error', 'cannot be parsed')}"
-    return str(error["msg"])[:200]
+    return _KINDER.get(error["type"], str(error["msg"]))[:200]
 
 
 def _line(text: str) -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from embedder.datasets import ImageSource
-from embedder.errors import StoreError
+from embedder.errors import StoreError, UsageError
 from embedder.loading import LoadedBackbone, load
 from embedder.recipe import Recipe
+from embedder.selection import title
 from embedder.sources import Library
 from embedder.store import Cell
 from embedder.types import Pixels, Vectors
@@ -20,10 +23,13 @@ from index.build import Kind
 from service import png
 from service.batcher import Batcher
 from service.collection import Collection
+from service.errors import BadUploadError
 from service.overlay import Overlay, overlay_path
 from service.settings import Settings
-from service.startup import check, choose, find_images, recipe_of
+from service.startup import check, choose, find_images, recipe_of, refuse_unlike
 from service.workers import Found, Query, embed_with, search_in
+
+log = logging.getLogger("casebook")
 
 Observe = Callable[[str, int, float], None]
 """Told of each batch: the worker's name, how many items, how many seconds."""
@@ -42,10 +48,16 @@ class ServedCell:
     embedder: Batcher[Pixels, Vectors]
     searcher: Batcher[Query, Found]
     images: ImageSource | None
+    reader: ThreadPoolExecutor
+    """Reads single images, apart from all else: one late in a large file may take a minute."""
 
     @property
     def model(self) -> str:
         return self.cell.header.variant
+
+    @property
+    def untrained(self) -> bool:
+        return self.cell.header.fingerprint.checkpoint.startswith("random:")
 
     def count(self) -> int:
         """Training cases that are searched now."""
@@ -55,8 +67,12 @@ class ServedCell:
         return self.collection.state.version
 
     def as_stored(self, vector: Vectors) -> Vectors:
-        """As it would be read from the cell, float32 (D,)."""
-        stored: Vectors = vector.astype(self.cell.header.fingerprint.storage).astype(np.float32)
+        """As it would be read from the cell, float32 (D,). Raises BadUploadError on overflow."""
+        storage = self.cell.header.fingerprint.storage
+        with np.errstate(over="ignore"):
+            stored: Vectors = vector.astype(storage).astype(np.float32)
+        if not np.isfinite(stored).all():
+            raise BadUploadError(f"the embedding is not finite in {storage}; send another image")
         return stored
 
 
@@ -64,6 +80,14 @@ def fingerprint_of(cell: Cell) -> str:
     """``sha256:`` of a cell's fingerprint, the name by which answers give it."""
     text = cell.header.fingerprint.to_json().encode()
     return f"sha256:{hashlib.sha256(text).hexdigest()}"
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A backbone, and the worker that runs it."""
+
+    loaded: LoadedBackbone
+    worker: Batcher[Pixels, Vectors]
 
 
 class Served:
@@ -92,28 +116,48 @@ class Served:
             worker.close(max(0, end - time.monotonic()))
         for searcher in self.searchers:
             searcher.close(max(0, end - time.monotonic()))
+        for cell in self.cells:
+            cell.reader.shutdown(wait=False, cancel_futures=True)
         for cases in self.collections.values():
             cases.close()
 
     def _load(self, report: Callable[[str], None]) -> None:
         chosen = choose(self._settings)
-        made: dict[Recipe, tuple[LoadedBackbone, Batcher[Pixels, Vectors]]] = {}
+        made: dict[Recipe, _Made] = {}
+        makers: list[_Made] = []
         for cell in chosen:
             recipe = recipe_of(cell, self._settings.weights)
             if recipe not in made:
                 report(f"loading {recipe.variant}")
                 on_cpu = recipe.backbone.library == "scikit-image"  # whatever the others run on
                 loaded = load(recipe, "cpu" if on_cpu else self._settings.device)
-                made[recipe] = (loaded, self._worker(recipe, loaded))
-            check(cell, recipe, made[recipe][0].weights)
+                made[recipe] = _Made(loaded, self._worker(recipe, loaded))
+            check(cell, recipe, made[recipe].loaded.weights)
+            makers.append(made[recipe])
         for name in dict.fromkeys(cell.dataset.name for cell in chosen):
             report(f"indexing {name}")
-            cells = [cell for cell in chosen if cell.dataset.name == name]
-            self._open(cells, [made[recipe_of(cell, self._settings.weights)][0] for cell in cells])
+            self._open(
+                [
+                    (cell, maker.loaded)
+                    for cell, maker in zip(chosen, makers, strict=True)
+                    if cell.dataset.name == name
+                ]
+            )
+        self._refuse_unused(list(made))
         library = Library(self._settings.data)
-        for cell in chosen:
-            worker = made[recipe_of(cell, self._settings.weights)][1]
-            self.cells.append(self._serve(cell, worker, library))
+        for cell, maker in zip(chosen, makers, strict=True):
+            self.cells.append(self._serve(cell, maker.worker, library))
+            if self.cells[-1].untrained:
+                log.warning("%s is untrained: its neighbours mean little", title(cell))
+
+    def _refuse_unused(self, recipes: list[Recipe]) -> None:
+        """Raise UsageError for an option that nothing that is served has a use for."""
+        if self._settings.weights and not any(recipe.weights.file for recipe in recipes):
+            raise UsageError("no cell that is served was made with --weights; drop it")
+        if self._settings.device == "cuda" and all(
+            recipe.backbone.library == "scikit-image" for recipe in recipes
+        ):
+            raise UsageError("hog runs on the CPU only; drop --device cuda")
 
     def _worker(self, recipe: Recipe, loaded: LoadedBackbone) -> Batcher[Pixels, Vectors]:
         worker: Batcher[Pixels, Vectors] = Batcher(
@@ -124,23 +168,23 @@ class Served:
         self.workers.append(worker)
         return worker
 
-    def _open(self, cells: list[Cell], loaded: list[LoadedBackbone]) -> None:
-        dataset = cells[0].dataset
-        for cell in cells:
-            if cell.dataset != dataset:
-                raise StoreError(f"{cell.path} has other cases or classes than {cells[0].path}")
-        overlay = Overlay(overlay_path(self._settings.store, dataset.name), dataset)
+    def _open(self, cells: list[tuple[Cell, LoadedBackbone]]) -> None:
+        """The collection over the cells of one dataset, each with its backbone."""
+        first = cells[0][0]
+        for cell, _ in cells:
+            refuse_unlike(cell, first)
+        overlay = Overlay(overlay_path(self._settings.store, first.dataset.name), first.dataset)
         try:
-            for cell in cells:
+            for cell, loaded in cells:
                 overlay.pin(cell.size, cell.header.fingerprint.dataset_checksum)
-            for cell, backbone in zip(cells, loaded, strict=True):
-                self._embed_added(overlay, cell, backbone)
+                self._embed_added(overlay, cell, loaded)
             kind = Kind(self._settings.index)
-            by_name = {fingerprint_of(cell): cell for cell in cells}
-            self.collections[dataset.name] = Collection(dataset, overlay, by_name, kind)
+            by_name = {fingerprint_of(cell): cell for cell, _ in cells}
+            cases = Collection(first.dataset, overlay, by_name, kind)
         except BaseException:
             overlay.close()
             raise
+        self.collections[first.dataset.name] = cases
 
     def _embed_added(self, overlay: Overlay, cell: Cell, loaded: LoadedBackbone) -> None:
         """Give a cell the embeddings of cases that were added while it was not served."""
@@ -151,11 +195,14 @@ class Served:
                 pixels = _added_pixels(overlay, case.number, cell)
                 vector = loaded.backbone.embed(pixels[None])[0]
                 stored = vector.astype(cell.header.fingerprint.storage).astype(np.float32)
+                if not (np.isfinite(stored).all() and stored.any()):
+                    raise StoreError(
+                        f"{case.id(cell.dataset.name)} has no embedding by {cell.header.variant}: "
+                        "its image is blank to it; erase that case while another model is served"
+                    )
                 overlay.put_vectors(name, {case.number: stored})
 
-    def _serve(
-        self, cell: Cell, worker: Batcher[Pixels, Vectors], library: Library
-    ) -> ServedCell:  # fmt: skip
+    def _serve(self, cell: Cell, worker: Batcher[Pixels, Vectors], library: Library) -> ServedCell:
         name, cases = fingerprint_of(cell), self.collections[cell.dataset.name]
         label = f"{cell.dataset.name}-{cell.size}-{cell.header.variant}"
         searcher: Batcher[Query, Found] = Batcher(
@@ -165,7 +212,8 @@ class Served:
         )  # fmt: skip
         self.searchers.append(searcher)
         images = find_images(cell, library, self._settings.dataset)
-        return ServedCell(cell, name, cases, worker, searcher, images)
+        reader = ThreadPoolExecutor(1, f"{label}-images")
+        return ServedCell(cell, name, cases, worker, searcher, images, reader)
 
 
 def _added_pixels(overlay: Overlay, number: int, cell: Cell) -> Pixels:

@@ -20,8 +20,8 @@ from embedder import console
 from embedder.errors import UsageError
 
 PREFIX = "CASEBOOK_"
-_OTHERS = {"CASEBOOK_DEBUG", "CASEBOOK_MIRROR"}
-"""Variables that other packages read."""
+_OTHERS = {"CASEBOOK_DEBUG", "CASEBOOK_KEY", "CASEBOOK_MIRROR"}
+"""Variables that other packages, and commands that the page copies, read."""
 
 _MAY_BE_EMPTY = {"trusted_proxies"}
 
@@ -68,7 +68,7 @@ class Settings(BaseSettings):
         None, description="Whether reading needs a key; unset: only where the host is not loopback."
     )
     trusted_proxies: str = Field(
-        "127.0.0.1",
+        "",
         description="Addresses and networks whose X-Forwarded-For is believed, with commas, "
         "or *; empty: none.",
     )

@@ -6,6 +6,8 @@ import logging
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
 from embedder import console
 from embedder.datasets import DATASETS, ImageSource, is_path
 from embedder.errors import DatasetError, StoreError, UsageError
@@ -15,6 +17,7 @@ from embedder.recipe import Precision, Recipe, Storage, Weights
 from embedder.selection import matches, select_cells, stored_names, title
 from embedder.sources import Library
 from embedder.store import Cell, Store
+from embedder.types import Split
 from embedder.writer import refuse_other
 from service.settings import Settings
 
@@ -28,14 +31,12 @@ def choose(settings: Settings) -> list[Cell]:
     """
     store = Store(settings.store)
     asked = (settings.dataset, settings.model, [str(size) for size in settings.res])
-    for path in store.partial_paths():
-        if matches(path, *asked):
-            raise StoreError(f"{path} is not complete; run embed again to finish it, then serve")
+    _refuse_incomplete(store, settings)
     cells, failures = select_cells(store, *asked)
     if failures:
         raise StoreError(failures[0])
-    datasets = stored_names(settings.dataset, {path.parts[-3] for path in store.paths()})
-    for dataset in sorted(datasets):
+    known = {path.parts[-3] for path in store.paths()}
+    for dataset in sorted(stored_names(settings.dataset, known)) or [""]:
         for model in console.words(settings.model) or [""]:
             for size in settings.res or (0,):
                 if not any(_is(cell, dataset, model, size) for cell in cells):
@@ -44,9 +45,21 @@ def choose(settings: Settings) -> list[Cell]:
     return cells
 
 
+def _refuse_incomplete(store: Store, settings: Settings) -> None:
+    """A name that is that of a complete variant does not mean the others of its backbone."""
+    sizes = [str(size) for size in settings.res]
+    asked = set(console.words(settings.model))
+    exact = asked & {path.stem for path in store.paths()}
+    for path in store.partial_paths():
+        variant = path.name.removesuffix(".h5.partial")
+        models = sorted(asked - exact | asked & {variant})
+        if (models or not asked) and matches(path, settings.dataset, models, sizes):
+            raise StoreError(f"{path} is not complete; run embed again to finish it, then serve")
+
+
 def _is(cell: Cell, dataset: str, model: str, size: int) -> bool:
     names = {cell.header.variant, cell.header.fingerprint.backbone, "", "all"}
-    return cell.dataset.name == dataset and model in names and size in (0, cell.size)
+    return dataset in ("", cell.dataset.name) and model in names and size in (0, cell.size)
 
 
 def recipe_of(cell: Cell, weights: Path | None) -> Recipe:
@@ -71,6 +84,22 @@ def check(cell: Cell, recipe: Recipe, weights: str) -> None:
         cell.dataset.name, cell.dataset, cell.size, recipe, cell.path, State.COMPLETE
     )
     refuse_other(cell, planned.fingerprint(None, weights), cell.dataset)
+
+
+def refuse_unlike(cell: Cell, first: Cell) -> None:
+    """Raise StoreError where two cells of one dataset are not of the same cases."""
+    one, two = cell.header.fingerprint, first.header.fingerprint
+    same = cell.dataset == first.dataset
+    if same and one.size == two.size:
+        same = one.dataset_checksum == two.dataset_checksum
+    for split in Split if same else ():
+        rows = np.intersect1d(cell.live(split), first.live(split))
+        same &= bool((cell.labels(split)[rows] == first.labels(split)[rows]).all())
+    if not same:
+        raise StoreError(
+            f"{cell.path} and {first.path} were made of different states of {cell.dataset.name}; "
+            "delete the older one and embed it again"
+        )
 
 
 def find_images(cell: Cell, library: Library, paths: Iterable[str]) -> ImageSource | None:

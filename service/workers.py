@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from embedder.errors import EncodingError, ZeroVectorError
+from embedder.errors import ZeroVectorError
 from embedder.loading import LoadedBackbone
 from embedder.types import Pixels, Rows, Vectors
-from service.collection import Collection, State
-from service.errors import BadUploadError
+from service.collection import BLANK, Collection, State
+from service.errors import BadRequestError, BadUploadError
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def embed_with(loaded: LoadedBackbone) -> Callable[[list[Pixels]], Sequence[Vect
     def embed(batch: list[Pixels]) -> Sequence[Vectors]:
         vectors = loaded.backbone.embed(np.stack(batch))
         if not np.isfinite(vectors).all():
-            raise EncodingError("the embedding is not finite; send another image")
+            raise BadUploadError("the embedding is not finite; send another image")
         return list(vectors)
 
     return embed
@@ -52,15 +52,14 @@ def search_in(cases: Collection, fingerprint: str) -> Callable[[list[Query]], Se
         state = cases.state
         queries = np.stack([query.vector for query in batch])
         own = [query.own for query in batch if query.own is not None]
+        for row in own:
+            cases.check_row(state, row)
         try:
             found = state.views[fingerprint].index.search(
                 queries, max(query.k for query in batch), np.array(own, np.int64) if own else None
             )
         except ZeroVectorError as error:
-            raise BadUploadError(
-                "the backbone sees nothing in this image: its embedding is zero, which has no "
-                "cosine; send an image that is not blank"
-            ) from error
+            raise BadRequestError(BLANK) from error
         return [
             Found(found.rows[line, : query.k], found.similarities[line, : query.k], state)
             for line, query in enumerate(batch)

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 
 from embedder.datasets import Dataset
-from embedder.errors import UsageError, ZeroVectorError
+from embedder.errors import UsageError
 from embedder.store import Cell
 from embedder.types import Distance, Split, Task
 from index.build import Kind
 from index.reference import ReferenceIndex
 from index.search import SupportSet
 from service.collection import Collection
-from service.errors import NotFoundError
+from service.errors import BadRequestError, NotFoundError
 from service.overlay import Overlay, overlay_path
 from service.served import fingerprint_of
 from tests.embedder.cells import store_cell
@@ -123,7 +123,7 @@ def test_a_zero_vector_is_refused_and_changes_nothing(
     toy: Collection, cells: dict[str, Cell]
 ) -> None:
     vectors = {name: np.zeros(WIDTH, np.float32) for name in cells}
-    with pytest.raises(ZeroVectorError):
+    with pytest.raises(BadRequestError, match="the embedding is zero"):
         toy.add(np.array([0], np.uint8), {28: b"png"}, vectors)
     assert toy.state.version == 0
     assert add(toy, 1, 0) == "toy/added/1"

@@ -3,9 +3,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
+
+from embedder.errors import StoreError
 from embedder.store import read_cell
 from embedder.types import Split
 from tests.commands import run
+from tests.conftest import write_npz
 from tests.service.conftest import Tiny, TinyMaker
 from tests.service.test_routes import add, classify, picture, problem
 
@@ -70,7 +74,7 @@ def test_no_byte_of_an_erased_case_is_left(tiny: Tiny, make_tiny: TinyMaker) -> 
     assert {**after, "timings": None} == {**before, "timings": None}
     for name in ("train/7", "train/39", "test/3", "added/1"):
         problem(tiny.client.get(f"/cases/tiny/{name}"), 404, "no case")
-    assert add(tiny, picture(72), "0") == {"id": "tiny/added/3", "index_version": 7}
+    assert add(tiny, picture(72), "0")["id"] == "tiny/added/3"
 
 
 def test_evaluation_leaves_them_out(tiny: Tiny) -> None:
@@ -120,7 +124,28 @@ def test_an_unfinished_cell_is_refused(tiny: Tiny) -> None:
     assert read_cell(path).erased[Split.TRAIN].tolist() == []
 
 
+def test_another_content_of_the_dataset_is_not_touched(tiny: Tiny, make_tiny: TinyMaker) -> None:
+    """Row 7 of the new file is another case than the one that was erased."""
+    tiny.client.delete("/cases/tiny/train/7", headers=tiny.write)
+    close(tiny)
+    folder = tiny.store.parent
+    shutil.rmtree(tiny.store / "tiny/28")
+    write_npz(tiny.npz, counts=(40, 4, 12), seed=5)
+    run(folder, "embed", "--model", "hog", "--dataset", str(tiny.npz))
+    with pytest.raises(StoreError, match="from another state of tiny at 28 px"):
+        make_tiny()
+    refused = run(folder, "casebook", "compact", status=1)
+    assert "from another state of tiny at 28 px" in refused.stderr
+    assert read_cell(tiny.store / "tiny/28/hog.h5").erased[Split.TRAIN].tolist() == []
+
+
+def test_no_store(tmp_path: Path) -> None:
+    refused = run(tmp_path, "casebook", "compact", "--store", "typo", status=1)
+    assert "there is no store at typo; check --store" in refused.stderr
+
+
 def test_nothing_to_do(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
     done = run(tmp_path, "casebook", "compact")
     assert "nothing was added or erased in" in done.stdout
 

@@ -322,3 +322,25 @@ def test_what_names_a_patient_is_not_read() -> None:
         "BitsStored", "HighBit", "PixelRepresentation", "PixelData",
     }  # fmt: skip
     assert decode(block, Limits()).info == {}
+
+
+
+PLAIN = {"RescaleIntercept": None, "WindowCenter": None, "WindowWidth": None}
+
+
+def test_padding_is_no_part_of_the_contrast() -> None:
+    """PS3.3 C.7.5.1.1.2: outside of the scanner's circle, say."""
+    pixels = np.array([[-2000, 0], [100, 200]], np.int16)
+    assert shades(dicom(pixels, **PLAIN)).tolist() == [[0, 232], [243, 255]]
+    padded = dicom(pixels, **PLAIN, PixelPaddingValue=-2000)
+    assert shades(padded).tolist() == [[0, 0], [128, 255]]
+    wider = dicom(pixels, **PLAIN, PixelPaddingValue=-2000, PixelPaddingRangeLimit=0)
+    assert shades(wider).tolist() == [[0, 0], [0, 255]]
+    nothing = dicom(np.full((2, 2), -2000, np.int16), **PLAIN, PixelPaddingValue=-2000)
+    assert "nothing but padding" in refusal(nothing)
+
+
+def test_an_unknown_window_function() -> None:
+    pixels = np.array([[0, 100], [200, 300]], np.int16)
+    block = dicom(pixels, WindowCenter=100, WindowWidth=100, VOILUTFunction="CUBIC")
+    assert "unknown VOI function, 'CUBIC'" in refusal(block)

@@ -121,8 +121,9 @@ def test_erasures_are_of_one_content(path: Path) -> None:
     again = Overlay(path, TOY)
     again.pin(28, "npz-crc:new")
     again.pin(128, "npz-crc:more")
-    with pytest.raises(StoreError, match="from another state of toy at 64 px; its file has"):
-        again.pin(64, "npz-crc:other")
+    for call in (again.pin, again.check):
+        with pytest.raises(StoreError, match="from another state of toy at 64 px; its file has"):
+            call(64, "npz-crc:other")
     again.close()
 
 
@@ -151,9 +152,16 @@ def test_a_damaged_file(path: Path) -> None:
         Overlay(path, TOY)
 
 
-def test_a_missing_file_is_not_made_for_an_unknown_dataset(path: Path) -> None:
-    with pytest.raises(StoreError, match="is no casebook overlay"):
-        Overlay(path)
+def test_a_first_start_that_was_killed(path: Path) -> None:
+    """The file is there, without tables."""
+    path.parent.mkdir()
+    sqlite3.connect(path).close()
+    overlay = Overlay(path)
+    assert (overlay.version, overlay.erased_added()) == (0, 0)
+    overlay.close()
+    overlay = Overlay(path, TOY)
+    assert add(overlay) == 1
+    overlay.close()
 
 
 def test_the_file_is_as_the_words_say(path: Path) -> None:
@@ -200,6 +208,49 @@ def test_compacting_leaves_no_byte_of_what_was_erased(path: Path) -> None:
         assert vector[:4].tobytes() not in block
     assert overlay.image(2, 28) == b"small"
     overlay.close()
+
+
+def test_compacting_needs_the_file_alone(path: Path) -> None:
+    overlay = Overlay(path, TOY)
+    number = add(overlay)
+    reader = sqlite3.connect(path, isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM cases").fetchall()
+    erase(overlay, None, number)
+    with pytest.raises(StoreError, match=r"another program reads|is locked"):
+        overlay.compact()
+    reader.close()
+    overlay.compact()
+    assert path.with_name("overlay.sqlite-wal").stat().st_size == 0
+    overlay.close()
+
+
+@pytest.mark.parametrize(("moment", "kept"), [("within", 0), ("after", 1)])
+def test_a_kill_within_or_after_a_change(
+    path: Path, tmp_path: Path, moment: str, kept: int
+) -> None:
+    script = tmp_path / "kill.py"
+    script.write_text(_KILL)
+    with start(tmp_path, "python", str(script), str(tmp_path), moment) as process:
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == -9, errors
+    overlay = Overlay(path, TOY)
+    assert (overlay.version, len(overlay.cases()), len(overlay.vectors("f"))) == (kept,) * 3
+    overlay.close()
+
+
+_KILL = """
+import os, signal, sys
+from pathlib import Path
+from service.overlay import Overlay, overlay_path
+from tests.service.test_overlay import TOY, LABELS, VECTOR
+
+overlay = Overlay(overlay_path(Path(sys.argv[1]), "toy"), TOY)
+with overlay.adding(LABELS, {28: b"png"}, {"f": VECTOR}):
+    if sys.argv[2] == "within":
+        os.kill(os.getpid(), signal.SIGKILL)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 @pytest.mark.slow

@@ -89,7 +89,7 @@ def fail_by(error: Exception) -> Any:
         (errors.TooLargeError("x"), 413, "Upload too large"),
         (errors.NoKeyError("x"), 401, "API key required"),
         (errors.ForbiddenError("x"), 403, "Not allowed"),
-        (errors.NotFoundError("x"), 404, "Not found"),
+        (errors.NotFoundError("x"), 404, "Not Found"),
         (errors.OverloadedError("x"), 429, "Too many requests"),
         (errors.DeadlineError("x"), 504, "Deadline exceeded"),
         (errors.UnavailableError("x"), 503, "Unavailable"),
@@ -97,10 +97,6 @@ def fail_by(error: Exception) -> Any:
         (UnknownNameError("x"), 422, "Invalid request"),
         (SearchError("x"), 422, "Invalid request"),
         (ZeroVectorError("x"), 422, "Invalid request"),
-        (StoreFullError("x"), 507, "Insufficient storage"),
-        (StoreError("x"), 500, "Internal error"),
-        (DatasetError("x"), 500, "Internal error"),
-        (CasebookError("x"), 500, "Internal error"),
     ],
 )
 def test_an_error_of_ours_is_a_problem_of_its_status(
@@ -114,6 +110,24 @@ def test_an_error_of_ours_is_a_problem_of_its_status(
         "request_id": "r1", "errors": [],
     }  # fmt: skip
     assert Problem(**response.json())
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "detail"),
+    [
+        (StoreFullError("/store/x"), 507, "no room to store the change"),
+        (StoreError("/store/x"), 500, "an unexpected error; it was logged"),
+        (DatasetError("/store/x"), 500, "an unexpected error; it was logged"),
+        (CasebookError("/store/x"), 500, "an unexpected error; it was logged"),
+    ],
+)
+def test_places_of_this_machine_are_told_to_the_log_alone(
+    error: Exception, status: int, detail: str
+) -> None:
+    response = fail_by(error)
+    assert response.status_code == status
+    assert response.json()["detail"].startswith(detail)
+    assert "/store" not in response.text
 
 
 def test_a_busy_service_says_when_to_come_again() -> None:

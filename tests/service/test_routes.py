@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -159,7 +161,7 @@ def test_search_by_embedding(tiny: Tiny) -> None:
     short = tiny.client.post("/search", json={"embedding": [1.0, 2.0]})
     problem(short, 422, "an embedding of hog is 324 finite numbers")
     zero = tiny.client.post("/search", json={"embedding": [0.0] * 324})
-    problem(zero, 422, "its embedding is zero")
+    problem(zero, 422, "the embedding is zero")
     large = tiny.client.post("/search", json={"embedding": [1e300] * 324})
     problem(large, 422, "324 finite numbers")
 
@@ -194,8 +196,43 @@ def test_wrong_uploads(tiny: Tiny) -> None:
     problem(post("/classify", files={"file": bytes(12_000_000)}), 413, "")
     problem(post("/classify"), 422, "body.file")
     blank = np.full((28, 28, 1), 7, np.uint8)
-    problem(post("/classify", files={"file": png(blank)}), 422, "not blank")
+    problem(post("/classify", files={"file": png(blank)}), 422, "an image that is blank")
     problem(post("/classify", files={"file": png(picture())}, data={"k": 41}), 422, "use 1 to 40")
+
+
+@pytest.mark.parametrize(
+    ("form", "query", "detail"),
+    [
+        ({"kk": 3}, "", "unknown form field 'kk'; did you mean k?"),
+        ({"k": ""}, "", "k is empty; give a value, or leave it out"),
+        ({"k": [3, 5]}, "", "k is given 2 times; give it once"),
+        ({}, "?k=3", "no query parameter is taken here; 'k' belongs elsewhere"),
+    ],
+)
+def test_a_form_is_taken_at_its_word(
+    tiny: Tiny, form: dict[str, object], query: str, detail: str
+) -> None:
+    files = {"file": png(picture())}
+    problem(tiny.client.post(f"/classify{query}", files=files, data=form), 422, detail)
+
+
+def test_two_files_or_none(tiny: Tiny) -> None:
+    two = [("file", ("a.png", png(picture()))), ("file", ("b.png", png(picture())))]
+    problem(tiny.client.post("/classify", files=two), 422, "file is given 2 times")
+    plain = tiny.client.post("/classify", data={"file": "a.png"})
+    problem(plain, 422, "send a file")
+    text = tiny.client.post("/search", content=b'{"id": "tiny/test/0"}')
+    problem(text, 422, "send JSON, with the header Content-Type: application/json")
+    unknown = tiny.client.get("/cases", params={"dataset": "tiny", "foo": 1})
+    problem(unknown, 422, "unknown query parameter 'foo'")
+
+
+def test_a_tag_among_several(tiny: Tiny) -> None:
+    link = "/cases/tiny/test/0/image"
+    tag = tiny.client.get(link).headers["etag"]
+    for given in (tag, f"W/{tag}", f'"x", {tag}'):
+        assert tiny.client.get(link, headers={"If-None-Match": given}).status_code == 304
+    assert tiny.client.get(link, headers={"If-None-Match": '"x"'}).status_code == 200
 
 
 def test_one_bad_file_of_a_batch_fails_alone(tiny: Tiny) -> None:
@@ -213,6 +250,42 @@ def test_one_bad_file_of_a_batch_fails_alone(tiny: Tiny) -> None:
         assert items[n]["answer"]["neighbours"] == single["neighbours"]
     many = [("files", ("x.png", b"x"))] * 65
     problem(tiny.client.post("/classify/batch", files=many), 413, "at most 64")
+
+
+def test_an_unforeseen_error_of_one_file_is_its_own(tiny: Tiny) -> None:
+    """The backbone fails on one image, as it may for want of memory."""
+    (cell,) = tiny.client.app.state.context.served.cells  # type: ignore[attr-defined]
+    embed = cell.embedder._process
+
+    def fail(batch: list[Pixels]) -> Any:
+        if any(pixels[0, 0, 0] == 255 for pixels in batch):
+            raise RuntimeError("kernel failed")
+        return embed(batch)
+
+    cell.embedder._process = fail
+    bad = picture(1)
+    bad[0, 0] = 255
+    files = [("files", ("x.png", png(pixels))) for pixels in (picture(2), bad, picture(3))]
+    items = tiny.client.post("/classify/batch", files=files).json()["items"]
+    assert [item["problem"] and item["problem"]["status"] for item in items] == [None, 500, None]
+    assert "kernel" not in items[1]["problem"]["detail"]
+
+
+def test_a_picture_that_comes_too_late(make_tiny: TinyMaker) -> None:
+    tiny = make_tiny(deadline=0.2)
+    (cell,) = tiny.client.app.state.context.served.cells  # type: ignore[attr-defined]
+    wait = Event()
+    cell.reader.submit(wait.wait)
+    problem(tiny.client.get("/cases/tiny/train/0/image"), 504, "no answer within 0.2 s")
+    wait.set()
+    assert tiny.client.get("/cases/tiny/train/0/image").status_code == 200
+
+
+def test_whoever_asks_whether_it_is_ready_shares_one_proof(tiny: Tiny) -> None:
+    with ThreadPoolExecutor(16) as many:
+        answers = list(many.map(lambda _: tiny.client.get("/readyz").status_code, range(64)))
+    assert answers == [200] * 64
+    assert 'casebook_batch_size_sum{worker="hog"} 1.0' in tiny.client.get("/metrics").text
 
 
 def test_a_batch_larger_than_the_queue_waits(make_tiny: TinyMaker) -> None:
@@ -253,13 +326,15 @@ def test_a_sample_of_cases(tiny: Tiny) -> None:
     assert all(case["split"] == "test" for case in first)
     other = tiny.client.get("/cases", params={"dataset": "tiny", "count": 5, "seed": 1}).json()
     assert other["cases"] != first
-    problem(tiny.client.get("/cases", params={"dataset": "none"}), 404, "not served")
+    unknown = tiny.client.get("/cases", params={"dataset": "none"})
+    problem(unknown, 422, "unknown served dataset 'none'")
 
 
 def test_a_case_is_added_and_erased(tiny: Tiny) -> None:
     pixels = picture(99)
     added = add(tiny, pixels, "2")
-    assert added == {"id": "tiny/added/1", "index_version": 1}
+    label = {"index": 2, "name": "2"}
+    assert added == {"id": "tiny/added/1", "index_version": 1, "labels": [label]}
     answer = classify(tiny, pixels, k=1)
     assert (answer["index_version"], answer["label"]) == (1, 2)
     first = answer["neighbours"][0]
@@ -314,7 +389,8 @@ def test_who_may_change_cases(tiny: Tiny) -> None:
 @pytest.mark.parametrize(
     ("labels", "detail"),
     [
-        ([], "give one, not 0"),
+        ([], "body.label"),
+        ([""], "unknown label ''"),
         (["0", "1"], "give one, not 2"),
         (["3"], "label 3 is none of 0 to 2"),
         (["99999999999"], "is none of 0 to 2"),
@@ -335,7 +411,7 @@ def test_a_blank_image_is_not_added(tiny: Tiny) -> None:
         "/cases", files={"file": png(np.zeros((28, 28, 1), np.uint8))},
         data={"dataset": "tiny", "label": "1"}, headers=tiny.write,
     )  # fmt: skip
-    problem(answer, 422, "zero")
+    problem(answer, 422, "an image that is blank has no features for this backbone")
     assert tiny.client.get("/indexes").json()["indexes"][0]["index_version"] == 0
 
 
@@ -354,7 +430,11 @@ def test_several_labels(make_tiny: TinyMaker) -> None:
     present = [number for number in range(4) if marks[:, number].mean() > 0.5]
     assert [label["index"] for label in first["labels"]] == present
     assert add(tiny, picture(1), "1", "3")["id"] == "tiny/added/1"
-    assert add(tiny, picture(2))["id"] == "tiny/added/2"
+    assert add(tiny, picture(2), "")["id"] == "tiny/added/2"
+    nothing = tiny.client.post(
+        "/cases", files={"file": png(picture())}, data={"dataset": "tiny"}, headers=tiny.write
+    )
+    problem(nothing, 422, "body.label")
     labels = [tiny.client.get(f"/cases/tiny/added/{n}").json()["labels"] for n in (1, 2)]
     assert labels == [[{"index": 1, "name": "1"}, {"index": 3, "name": "3"}], []]
 

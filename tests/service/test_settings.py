@@ -49,7 +49,7 @@ def test_the_defaults() -> None:
         "max_batch_mb": 128.0,
         "rate_limit": "6000/minute",
         "require_key": None,
-        "trusted_proxies": "127.0.0.1",
+        "trusted_proxies": "",
         "allowed_hosts": (),
         "drain": 30.0,
         "log_level": "info",

@@ -27,7 +27,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Cells of two datasets, one of them also at 32 px and by an untrained network."""
     folder = tmp_path_factory.mktemp("startup")
     write_npz(folder / "one.npz")
-    write_npz(folder / "one_32.npz", size=32)
+    with np.load(folder / "one.npz") as arrays:
+        labels = {name: arrays[name] for name in arrays if name.endswith("labels")}
+    write_npz(folder / "one_32.npz", size=32, **labels)
     write_npz(folder / "two.npz", seed=1)
     for name in ("one.npz", "one_32.npz", "two.npz"):
         run(folder, "embed", "--model", "hog", "--dataset", f"./{name}")
@@ -97,6 +99,38 @@ def test_an_incomplete_cell(folder: Path, tmp_path: Path, beside: bool) -> None:
     assert names(tmp_path, dataset=("one",), model=("hog",), res=(28,)) == [("one", 28, "hog")]
     refused = run(tmp_path, "casebook", "serve", "--dataset", "two", "--port", "0", status=1)
     assert "is not complete; run embed again to finish it, then serve" in refused.stderr
+
+
+def test_an_incomplete_cell_of_another_variant(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "store", tmp_path / "store")
+    path = tmp_path / "store/two/28/hog.h5"
+    shutil.copy(path, path.with_name("hog-float16.h5.partial"))
+    assert names(tmp_path, dataset=("two",), model=("hog",)) == [("two", 28, "hog")]
+    for changes in ({}, {"model": ("hog-float16",)}, {"model": ("hog", "hog-float16")}):
+        with pytest.raises(StoreError, match=r"hog-float16.h5.partial is not complete"):
+            choose(settings(tmp_path, dataset=("two",), **changes))
+
+
+def test_every_model_and_size_that_is_named(folder: Path) -> None:
+    """Also without a dataset, less than was asked for is refused."""
+    assert names(folder, model=("hog", VIT), res=(28,)) == [
+        ("one", 28, "hog"), ("one", 28, VIT), ("two", 28, "hog"),
+    ]  # fmt: skip
+    with pytest.raises(StoreError, match=f"{VIT} 32 px is not stored"):
+        choose(settings(folder, model=("hog", VIT), res=(32,)))
+
+
+def test_cells_of_different_contents_are_not_served_together(tmp_path: Path) -> None:
+    npz = write_npz(tmp_path / "tiny.npz")
+    run(tmp_path, "embed", "--model", "hog", "--dataset", str(npz))
+    with np.load(npz) as arrays:
+        changed = dict(arrays)
+    changed["train_labels"] = (changed["train_labels"] + 1) % 3
+    np.savez(npz, **changed)
+    run(tmp_path, "embed", "--model", "hog", "--storage", "float16", "--dataset", str(npz))
+    with pytest.raises(StoreError, match="were made of different states of tiny; delete the"):
+        open_served(tmp_path, dataset=("tiny",))
+    open_served(tmp_path, dataset=("tiny",), model=("hog",)).close()
 
 
 def test_recipes_of_cells(folder: Path) -> None:
