@@ -43,7 +43,27 @@ export function picture(link, alt, instead) {
   return image;
 }
 
-export function drawAnswer(answer, query, onNeighbour) {
+// A warning: what is so, and what to think of it.
+export function caution(title, advice) {
+  const [box, text] = [make("p", "alert"), make("span")];
+  text.append(make("strong", "", title), ` ${advice}`);
+  box.append(sign("warning"), text);
+  return box;
+}
+
+export const UNTRAINED = ["Random weights, not trained:", "its neighbours mean little."];
+
+// Titles and advice of what lessens an answer, whatever the image shows.
+export function cautions(answer, query, index) {
+  const found = index?.untrained ? [["The model has random weights and was not trained:", UNTRAINED[1]]] : [];
+  const home = query.case?.dataset ?? answer.dataset;
+  if (home !== answer.dataset) {
+    found.push([`This image is of another dataset, ${home}.`, `The label is of ${answer.dataset}, and need not mean anything for it.`]);
+  }
+  return found;
+}
+
+export function drawAnswer(answer, query, warnings, onNeighbour) {
   const own = query.case && query.case.dataset === answer.dataset ? query.case.labels : null;
   drawQuery(answer, query, own);
   const predicted = answer.labels.map(labelName);
@@ -56,6 +76,7 @@ export function drawAnswer(answer, query, onNeighbour) {
   $("agrees-means").textContent = several ? "has every predicted label" : "agrees with the prediction";
   $("differs-means").textContent = several ? "lacks one" : "does not";
   drawOwn(answer, own);
+  $("cautions").replaceChildren(...warnings.map((warning) => caution(...warning)));
   drawFamiliarity(answer.familiarity);
   drawScores(answer);
   drawNeighbours(answer, onNeighbour);
@@ -75,7 +96,7 @@ function drawQuery(answer, query, own) {
   );
   $("query-name").textContent = query.id ?? query.name;
   $("query-note").textContent = query.id
-    ? `${answer.res} × ${answer.res} px, ${query.case.licence}`
+    ? `${answer.res} × ${answer.res} px, licence: ${query.case.licence}`
     : `its centre square, classified at ${answer.res} × ${answer.res} px`;
 }
 
@@ -97,22 +118,22 @@ function drawFamiliarity(familiarity) {
   }
   const { percentile, mean_similarity: mean } = familiarity;
   const foreign = percentile < FOREIGN;
-  const scale = make("div", foreign ? "scale foreign" : "scale");
-  scale.setAttribute("aria-hidden", "true");
+  const scale = make("div", "scale");
+  scale.style.setProperty("--at", percentile);
   scale.append(make("i"));
-  scale.firstChild.style.left = `${percentile}%`;
+  const ends = make("div", "ends");
+  ends.append(make("span", "", "0 foreign"), make("span", "zone", `below ${FOREIGN} %: unlike the training cases`), make("span", "", "100 usual"));
+  for (const drawing of [scale, ends]) {
+    drawing.style.setProperty("--foreign", FOREIGN);
+    drawing.setAttribute("aria-hidden", "true"); // the words say it
+  }
   const words = make("p", "", usual(percentile));
   words.append(" ", make("span", "small", `Mean similarity ${mean.toFixed(3)}.`));
-  const parts = [scale, words];
+  const parts = [scale, ends, words];
   if (foreign) {
-    const warning = make("p", "alert");
-    const text = make("span");
-    text.append(
-      make("strong", "", "This image is unlike the training set."),
-      " The label is only that of the least distant cases; do not rely on it.",
+    parts.unshift(
+      caution("This image is unlike the training set.", "The label is only that of the least distant cases; do not rely on it."),
     );
-    warning.append(sign("warning"), text);
-    parts.unshift(warning);
   }
   $("familiarity").replaceChildren(...parts);
 }
@@ -171,9 +192,10 @@ function drawNeighbours(answer, onNeighbour) {
 }
 
 function drawFacts(answer) {
+  const licences = [...new Set(answer.neighbours.map((neighbour) => neighbour.licence))];
   $("protocol").textContent =
     `${answer.dataset}, ${answer.model} at ${answer.res} px, k = ${answer.k}, ${answer.vote} vote. ` +
-    `Images: ${[...new Set(answer.neighbours.map((neighbour) => neighbour.licence))].join("; ")}.`;
+    `${licences.length > 1 ? "Licences" : "Licence"} of the images: ${licences.join("; ")}.`;
   const facts = [["Index version", String(answer.index_version)], ["Fingerprint", answer.fingerprint.replace(/^(sha256:)?(.{12}).*/, "$1$2…")]];
   for (const [name, value] of Object.entries(answer.timings)) facts.push([TIMINGS[name] ?? name, `${value.toFixed(1)} ms`]);
   $("facts").replaceChildren(...facts.flatMap(([name, value]) => [make("dt", "", name), make("dd", "", value)]));

@@ -1,6 +1,8 @@
 // The result as JSON, or as the curl command that gets it.
 import { casePath, fileName } from "./requests.js";
 
+const $ = (id) => document.getElementById(id);
+
 export const asJson = (answer) => JSON.stringify(answer, null, 2);
 
 export function asCurl(query, options, keyed) {
@@ -33,11 +35,22 @@ export function quote(text) {
 }
 
 // Resolves to whether the browser took it; it may not on plain http, or may be told not to.
-export async function toClipboard(text) {
+async function toClipboard(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
   } catch {
     return false;
   }
+}
+
+// Where the browser does not take it, the text is shown selected.
+export async function copy(text, what) {
+  const copied = await toClipboard(text);
+  $("copied").textContent = copied ? `${what} copied` : "";
+  $("copy-by-hand").hidden = copied;
+  if (copied) return;
+  $("copy-text").value = text;
+  $("copy-text").focus();
+  $("copy-text").select();
 }

@@ -1,25 +1,26 @@
 // The page: which image, compared with what, and the history of both.
-import { atSize, drawAnswer, labelNames, make, picture, usual } from "./answer.js";
-import { asCurl, asJson, toClipboard } from "./copying.js";
-import { askJson, casePath, classify, Failure } from "./requests.js";
-import { fillSettings, place, setK, settings, testCases, wrongK } from "./settings.js";
+import { alertIn, clearAlerts, tellStart } from "./alerts.js";
+import { atSize, cautions, drawAnswer, labelNames, make, picture, usual } from "./answer.js";
+import { asCurl, asJson, copy } from "./copying.js";
+import { askJson, classify, Failure, findCase } from "./requests.js";
+import { fillSettings, indexOf, place, settings, takeSettings, testCases, wrongK } from "./settings.js";
+import { keep, keptUpload, readFile } from "./uploads.js";
 
 const $ = (id) => document.getElementById(id);
 const given = document.querySelector("main").dataset;
-const limit = Number(given.uploadLimit);
 const PAUSE = 200; // ms without a change before a setting is taken
-const KEPT = 20; // chosen files that the history can bring back
 
 const cases = new Map(); // every stored case seen so far, by id
-const uploads = new Map(); // chosen files, by the key that history keeps
 let query = null; // {id, case} or {file, name, url}
 let shown = null; // {answer, query, options} of the result on the page
 let running = null; // AbortController of the request under way
 let timer = 0;
+let choices = 0; // images chosen so far: a file that was read too slowly is not the latest
+let draws = 0; // requests for examples so far
 
-function checkK() {
+function checkK(advice = "") {
   const wrong = wrongK();
-  alertIn($("k-alert"), wrong && new Failure("", wrong));
+  alertIn($("k-alert"), wrong && new Failure("", wrong + advice));
   return !wrong;
 }
 
@@ -27,12 +28,18 @@ function settingsChanged() {
   const before = shown?.options.dataset ?? settings().dataset;
   clearTimeout(timer);
   running?.abort();
-  if (!checkK()) return setBusy(false);
+  $("address-alert").replaceChildren();
+  if (!checkK()) return waitForK();
   timer = setTimeout(() => {
     remember("replaceState");
     if (query) run({ scroll: before !== settings().dataset });
     else setBusy(false);
   }, PAUSE);
+}
+
+function waitForK() {
+  setBusy(false);
+  if (query) tellStart("No result yet", `${nameOf(query)} is classified once the number of neighbours is right.`);
 }
 
 // History: the settings and a stored case are in the address, an upload is kept while the page is.
@@ -42,29 +49,34 @@ function remember(how, deeper = 0) {
   const address = new URLSearchParams({ dataset, model, res, k, vote });
   if (query?.id) address.set("case", query.id);
   const depth = (history.state?.depth ?? 0) + deeper;
-  history[how]({ depth, upload: query?.key ?? null }, "", `?${address}`);
+  const upload = query ? (query.key ?? null) : (history.state?.upload ?? null);
+  history[how]({ depth, upload }, "", `?${address}`);
   $("back").hidden = depth === 0;
 }
 
-function restore() {
+function restore(returning) {
+  choices += 1;
   clearTimeout(timer);
   const address = new URLSearchParams(location.search);
   const dataset = $("dataset").value;
-  fillSettings(Object.fromEntries(address));
+  const missing = takeSettings(address);
   if (dataset !== $("dataset").value) loadExamples(0);
-  if (address.has("k")) setK(address.get("k"));
-  const votes = [...$("vote").options].map((option) => option.value);
-  if (votes.includes(address.get("vote"))) $("vote").value = address.get("vote");
-  $("back").hidden = !history.state?.depth;
-  const id = address.get("case");
-  const upload = history.state?.upload ?? null;
-  query = id ? { id } : (uploads.get(upload) ?? null);
+  const [id, upload] = [address.get("case"), history.state?.upload ?? null];
+  query = id ? { id } : keptUpload(upload);
+  clearAlerts();
+  alertIn($("address-alert"), missing && new Failure("", missing));
   const valid = checkK();
-  if (query && valid) return run({ focus: Boolean(shown) });
+  if (valid) remember("replaceState");
+  $("back").hidden = !history.state?.depth;
+  if (query && valid) {
+    tellStart("No result yet", `${nameOf(query)} is being classified.`);
+    return run({ focus: returning });
+  }
   running?.abort();
   setBusy(false);
-  clearAlerts();
   show(null);
+  if (query) waitForK();
+  if (returning) $("start-title").focus();
   if (upload !== null && !query) {
     alertIn($("upload-alert"), new Failure("The image is not kept", "An image you chose is forgotten when the page is reloaded, or after many others. Choose it again."));
   }
@@ -73,12 +85,21 @@ function restore() {
 
 // One query
 
+// Returns whether the image is taken.
 function ask(next, options = {}) {
+  if (!checkK(" Mend this, then choose the image again.")) {
+    $("k").focus();
+    $("k-alert").scrollIntoView({ block: "nearest" });
+    return false;
+  }
+  choices += 1;
   const deeper = query ? 1 : 0;
   query = next;
   clearTimeout(timer);
+  $("address-alert").replaceChildren();
   remember("pushState", deeper);
-  if (checkK()) run({ scroll: true, ...options });
+  run({ scroll: true, ...options });
+  return true;
 }
 
 async function run({ focus = false, scroll = false } = {}) {
@@ -92,12 +113,10 @@ async function run({ focus = false, scroll = false } = {}) {
     const answer = await classify(asked, options, mine.signal);
     if (mine !== running || mine.signal.aborted) return;
     show({ answer, query: asked, options });
-    say(answer);
   } catch (error) {
     if (mine !== running || mine.signal.aborted) return;
     if (!(error instanceof Failure)) throw error;
-    show(null);
-    alertIn(asked.file && !error.again ? $("upload-alert") : $("answer-alert"), error, asked.name);
+    fail(asked, error, focus);
     return;
   } finally {
     if (mine === running) setBusy(false);
@@ -106,10 +125,27 @@ async function run({ focus = false, scroll = false } = {}) {
   else if (scroll) bringIntoView($("result"));
 }
 
+// What had the focus may be gone with the result; the message has it then.
+function fail(asked, failure, focus) {
+  const taken = focus || $("result").contains(document.activeElement);
+  show(null);
+  tellStart("No result", `${nameOf(asked)} was not classified; the message says why.`);
+  const where = asked.file && !failure.again ? "upload-alert" : "answer-alert";
+  const box = alertIn($(where), failure, asked.name, tryAgain);
+  if (taken) (box.querySelector("button") ?? box).focus();
+}
+
+function tryAgain() {
+  $("answer").focus({ preventScroll: true }); // the button goes
+  run({ focus: true });
+}
+
 async function lookUp(id, signal) {
-  if (!cases.has(id)) cases.set(id, await askJson(casePath(id), { signal }));
+  if (!cases.has(id)) cases.set(id, await findCase(id, signal));
   return cases.get(id);
 }
+
+const nameOf = (one) => one.id ?? one.name;
 
 function show(result) {
   shown = result;
@@ -120,16 +156,22 @@ function show(result) {
   for (const button of document.querySelectorAll(".example")) {
     markCurrent(button);
   }
-  if (!result) return;
+  if (!result) {
+    $("status").textContent = "";
+    tellStart("No image yet");
+    return;
+  }
   for (const { id, labels, image, licence } of result.answer.neighbours) {
     if (!cases.has(id)) cases.set(id, { id, dataset: result.answer.dataset, labels, image, licence });
   }
-  drawAnswer(result.answer, result.query, ({ id }) => ask({ id }, { focus: true }));
+  const warnings = cautions(result.answer, result.query, indexOf(result.options));
+  drawAnswer(result.answer, result.query, warnings, ({ id }) => ask({ id }, { focus: true }));
+  say(result.answer, warnings);
 }
 
-function say(answer) {
+function say(answer, warnings) {
   const familiarity = answer.familiarity ? usual(answer.familiarity.percentile) : "";
-  $("status").textContent = `Prediction: ${labelNames(answer.labels)}. ${$("share").textContent} ${familiarity}`;
+  $("status").textContent = `Prediction: ${labelNames(answer.labels)}. ${$("share").textContent} ${familiarity} ${warnings.flat().join(" ")}`.trim();
 }
 
 function setBusy(busy) {
@@ -141,77 +183,34 @@ function bringIntoView(element) {
   if (top < 0 || top > 0.6 * innerHeight) element.scrollIntoView({ block: "start" });
 }
 
-function alertIn(where, failure, name = "") {
-  where.replaceChildren();
-  if (!failure) return;
-  const box = make("div", "alert");
-  if (name) box.append(make("span", "name", name));
-  if (failure.title) box.append(make("strong", "", `${failure.title}.`), " ");
-  box.append(failure.message);
-  if (failure.again) {
-    const again = make("button", "", "Try again");
-    again.type = "button";
-    again.addEventListener("click", () => run({ focus: true }));
-    box.append(" ", again);
-  }
-  where.append(box);
-  box.scrollIntoView({ block: "nearest" });
-}
-
-function clearAlerts() {
-  for (const id of ["upload-alert", "answer-alert"]) $(id).replaceChildren();
-}
-
 // Images: chosen, dropped or pasted, or an example
 
 async function take(files) {
   const [file] = files;
-  clearAlerts();
+  const mine = (choices += 1);
+  $("upload-alert").replaceChildren();
   try {
     const kept = await readFile(file);
-    ask(keep(kept, file.name));
-    if (files.length > 1) alertIn($("upload-alert"), new Failure("", `Several files were dropped; ${file.name} is the one shown.`));
+    if (mine !== choices) return;
+    const taken = ask(keep(kept, file.name));
+    if (taken && files.length > 1) alertIn($("upload-alert"), new Failure("", `Several files were dropped; ${file.name} is the one shown.`));
   } catch (error) {
     if (!(error instanceof Failure)) throw error;
-    alertIn($("upload-alert"), error);
-  }
-}
-
-function keep(file, name) {
-  const key = `${performance.timeOrigin}+${performance.now()}`; // of no other visit
-  const upload = { key, file, name, url: URL.createObjectURL(file) };
-  uploads.set(key, upload);
-  const [oldest] = uploads.values();
-  if (uploads.size > KEPT) {
-    uploads.delete(oldest.key);
-    URL.revokeObjectURL(oldest.url);
-  }
-  return upload;
-}
-
-// Read at once, so that a folder, or a file that changes later, is known as such.
-async function readFile(file) {
-  const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
-  if (file.size > limit) {
-    throw new Failure("The file is too large", `${file.name} has ${megabytes(file.size)}; up to ${megabytes(limit)} are taken. Send a smaller version of it.`);
-  }
-  try {
-    return new Blob([await file.arrayBuffer()], { type: file.type });
-  } catch {
-    throw new Failure("The file cannot be read", `${file.name} is a folder, or has been moved or changed. Choose it again.`);
+    if (mine === choices) alertIn($("upload-alert"), error);
   }
 }
 
 async function loadExamples(seed) {
   const { dataset, res } = settings();
+  const mine = (draws += 1);
   try {
     const count = Math.min(8, testCases(dataset));
     const wanted = new URLSearchParams({ dataset, split: "test", count, seed });
     const found = count ? (await askJson(`cases?${wanted}`)).cases : [];
-    if (dataset === settings().dataset) $("examples").replaceChildren(...found.map((one) => exampleOf(one, res)));
+    if (mine === draws) $("examples").replaceChildren(...found.map((one) => exampleOf(one, res)));
   } catch (error) {
     if (!(error instanceof Failure)) throw error;
-    alertIn($("upload-alert"), new Failure(`No examples: ${error.title}`, error.message));
+    if (mine === draws) alertIn($("upload-alert"), new Failure(`No examples: ${error.title}`, error.message));
   }
 }
 
@@ -236,18 +235,6 @@ function enliven(button, one) {
 
 const markCurrent = (button) =>
   button.setAttribute("aria-current", String(shown?.query.id === button.dataset.id));
-
-// Copying
-
-async function copy(text, what) {
-  const copied = await toClipboard(text);
-  $("copied").textContent = copied ? `${what} copied` : "";
-  $("copy-by-hand").hidden = copied;
-  if (copied) return;
-  $("copy-text").value = text;
-  $("copy-text").focus();
-  $("copy-text").select();
-}
 
 // Wiring
 
@@ -300,8 +287,8 @@ document.querySelector(".skip").addEventListener("click", (event) => {
 $("back").addEventListener("click", () => history.back());
 $("copy-json").addEventListener("click", () => copy(asJson(shown.answer), "JSON"));
 $("copy-curl").addEventListener("click", () => copy(asCurl(shown.query, shown.options, given.keyed === "yes"), "curl command"));
-addEventListener("popstate", restore);
+addEventListener("popstate", () => restore(true));
 
 document.documentElement.classList.remove("no-script");
 for (const button of document.querySelectorAll(".example")) enliven(button, JSON.parse(button.dataset.case));
-restore();
+restore(false);

@@ -1,14 +1,29 @@
 // Asking the service. Every failure becomes a Failure whose message can be shown as it is.
 
 export class Failure extends Error {
-  constructor(title, message, again = false) {
+  constructor(title, message, again = false, status = 0) {
     super(message);
     this.title = title;
     this.again = again; // whether the same request may succeed later
+    this.status = status; // of HTTP, where there is one
   }
 }
 
 export const casePath = (id) => `cases/${id.split("/").map(encodeURIComponent).join("/")}`;
+
+const CASE = /^[^/]+\/(train|val|test|added)\/\d{1,18}$/;
+
+export async function findCase(id, signal) {
+  if (!CASE.test(id)) {
+    throw new Failure("No such case", `“${id}” is not the name of a case: a name has a dataset, a split and a number, as in phantom-cells/test/30. Choose another image.`);
+  }
+  try {
+    return await askJson(casePath(id), { signal });
+  } catch (error) {
+    if (![404, 422].includes(error.status)) throw error;
+    throw new Failure("No such case", `${id} is not among the cases that are served here, or it was erased. Choose another image.`);
+  }
+}
 
 // A query is {id} for a stored case or {file, name} for an upload.
 export async function classify(query, options, signal) {
@@ -76,7 +91,7 @@ async function failureOf(response) {
   const again = status === 429 || status >= 500;
   if (again && !/try again/i.test(parts[0])) parts.push(wait(response.headers.get("Retry-After")));
   if (status >= 500 && problem.request_id) parts.push(`If it stays, report request ${problem.request_id}.`);
-  return new Failure(problem.title || "No answer", parts.join(" "), again);
+  return new Failure(problem.title || "No answer", parts.join(" "), again, status);
 }
 
 function wait(header) {

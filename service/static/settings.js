@@ -1,7 +1,17 @@
 // What an image is compared with: the controls and what is served.
 
+import { caution, UNTRAINED } from "./answer.js";
+
 const $ = (id) => document.getElementById(id);
 const { indexes } = JSON.parse(document.querySelector("main").dataset.indexes);
+
+const DEFAULT_K = 11;
+
+// MedMNIST cut these otherwise than the service cuts an upload.
+const FRAMING = {
+  bloodmnist: "one cell, in the middle 200 × 200 px of a 360 × 363 px photograph",
+  dermamnist: "the whole 4 : 3 photograph, squeezed to a square and not cut",
+};
 
 const unique = (values) => [...new Set(values.map(String))];
 
@@ -14,7 +24,7 @@ function fill(select, values, chosen, name = String) {
 export function fillSettings(wanted) {
   fill($("dataset"), unique(indexes.map((index) => index.dataset)), wanted.dataset);
   const ofDataset = indexes.filter((index) => index.dataset === $("dataset").value);
-  fill($("model"), unique(ofDataset.map((index) => index.model)), wanted.model);
+  fill($("model"), unique(ofDataset.map((index) => index.model)), wanted.model, (model) => (ofDataset.some((one) => one.model === model && one.untrained) ? `${model}, untrained` : model));
   const ofModel = ofDataset.filter((index) => index.model === $("model").value);
   fill($("res"), unique(ofModel.map((index) => index.res)), wanted.res, (res) => `${res} × ${res} px`);
   const index = ofModel.find((one) => String(one.res) === $("res").value);
@@ -23,14 +33,32 @@ export function fillSettings(wanted) {
   describe(index);
 }
 
+// Takes what an address asks for, by default the first of each. Says what of it is not to be had.
+export function takeSettings(address) {
+  fillSettings(Object.fromEntries(address));
+  const votes = [...$("vote").options].map((option) => option.value);
+  $("vote").value = votes.includes(address.get("vote")) ? address.get("vote") : votes[0];
+  setK(address.get("k") ?? Math.min(DEFAULT_K, $("k").max));
+  return Object.entries({ dataset: "dataset", model: "model", res: "size", vote: "vote" })
+    .filter(([id]) => address.has(id) && address.get(id) !== $(id).value)
+    .map(([id, name]) => `There is no ${name} “${address.get(id)}” here; ${$(id).value} is taken instead.`)
+    .join(" ");
+}
+
 function describe(index) {
-  const [record] = index.accuracy;
-  const accuracy = record
-    ? `accuracy on record ${(100 * record.value).toFixed(2)} % (k = ${record.k}, ${record.vote})`
-    : "no accuracy on record";
   $("about-index").textContent =
     `${index.cases.toLocaleString("en")} training cases, ${index.classes.length} ` +
-    `${index.task === "multi-label" ? "labels" : "classes"}; ${accuracy}.`;
+    `${index.task === "multi-label" ? "labels" : "classes"}; ${accuracyOf(index)}.`;
+  $("untrained").replaceChildren(...(index.untrained ? [caution(...UNTRAINED)] : []));
+  const framing = FRAMING[index.dataset];
+  $("framing").textContent = framing ? `Frame it as the examples are: ${framing}.` : "";
+  $("framing").hidden = !framing;
+}
+
+function accuracyOf({ accuracy: [record], added, erased }) {
+  if (!record) return "no accuracy on record";
+  const changed = added + erased > 0 ? `, of the cases as embedded: ${added} added and ${erased} erased since` : "";
+  return `accuracy on record ${(100 * record.value).toFixed(2)} % (k = ${record.k}, ${record.vote})${changed}`;
 }
 
 export const place = () => ({ dataset: $("dataset").value, model: $("model").value, res: $("res").value });
@@ -42,10 +70,13 @@ export const settings = () => ({
   vote: $("vote").value,
 });
 
+export const indexOf = ({ dataset, model, res }) =>
+  indexes.find((one) => one.dataset === dataset && one.model === model && one.res === res);
+
 // How many examples there are to draw from.
 export const testCases = (dataset) => indexes.find((index) => index.dataset === dataset)?.test_cases ?? 0;
 
-export function setK(k) {
+function setK(k) {
   $("k").value = $("k-range").value = k;
 }
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import html
+import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +21,7 @@ from playwright.sync_api import (
     Page,
     Request,
     Response,
+    Route,
     expect,
     sync_playwright,
 )
@@ -102,6 +106,22 @@ class Desk:
     def visit(self, address: str = "") -> None:
         self.page.goto(f"{self.url}/{address}")
 
+    def serves(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """From the next visit on, the page's indexes are as ``change`` makes each of them."""
+
+        def altered(match: re.Match[str]) -> str:
+            served = json.loads(html.unescape(match[1]))
+            for index in served["indexes"]:
+                change(index)
+            return f'data-indexes="{html.escape(json.dumps(served))}"'
+
+        def fulfil(route: Route) -> None:
+            answer = route.fetch()
+            text = re.sub('data-indexes="([^"]*)"', altered, answer.text())
+            route.fulfill(response=answer, body=text)
+
+        self.page.route(re.compile(re.escape(self.url) + r"/(\?.*)?$"), fulfil)
+
     def answer(self, act: Callable[[], object]) -> Any:
         """What the service answers after ``act``, once the page shows it."""
         with self.page.expect_response(_is_answer) as answered:
@@ -110,7 +130,7 @@ class Desk:
         self.settle()
         expect(self.page.locator("#result")).to_be_visible()
         assert self.page.locator("#label span").all_inner_texts() == (
-            [label["name"] for label in answer["labels"]] or ["no finding"]
+            [_name(label["name"]) for label in answer["labels"]] or ["no finding"]
         )
         assert self.neighbours() == [case["id"] for case in answer["neighbours"]]
         return answer
@@ -149,6 +169,10 @@ class Desk:
         ARTEFACTS.mkdir(exist_ok=True)
         self.page.wait_for_load_state("networkidle")
         self.page.screenshot(path=ARTEFACTS / f"page-{name}.png", full_page=True)
+
+
+def _name(label: str) -> str:
+    return f"class {label}" if label.isdecimal() else label
 
 
 def _is_answer(response: Response) -> bool:

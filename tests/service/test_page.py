@@ -22,6 +22,8 @@ from embedder.datasets import DATASETS
 from embedder.phantom import PhantomSource
 from embedder.types import Split
 from service.keyring import FILE, Keyring, Scope
+from tests.commands import run
+from tests.conftest import write_npz
 from tests.service.browser import Desk, chromium, watched
 from tests.service.conftest import serving
 
@@ -29,13 +31,42 @@ CELL = "?dataset=phantom-cells&model=hog&res=28&k=11&vote=majority&case=phantom-
 
 
 class Server(Protocol):
-    url: str
+    @property
+    def url(self) -> str: ...
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with chromium() as found:
         yield found
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A dataset of noise by hog and by an untrained network; a case is added, one erased."""
+    folder = tmp_path_factory.mktemp("changed")
+    npz = str(write_npz(folder / "noise.npz", counts=(40, 4, 12)))
+    run(folder, "embed", "--model", "hog", "--dataset", npz)
+    vit = ("--model", "timm:test_vit.r160_in1k", "--random-weights", "3")
+    run(folder, "embed", *vit, "--dataset", npz)
+    run(folder, "knn-eval", "--k", "5")
+    key = Keyring(folder / "store" / FILE).add("writer", Scope.WRITE)
+    with (
+        serving(folder, folder / "store", "--dataset", npz) as running,
+        httpx.Client(
+            base_url=running.url, headers={"Authorization": f"Bearer {key}"}, trust_env=False
+        ) as client,
+    ):
+        form = {"dataset": "noise", "label": "1"}
+        client.post("/cases", data=form, files={"file": cell()}).raise_for_status()
+        client.delete("/cases/noise/train/0").raise_for_status()
+        yield running
+
+
+@pytest.fixture
+def changed_desk(browser: Browser, changed: Server) -> Iterator[Desk]:
+    with watched(browser, changed.url) as (page, watch):
+        yield Desk(page, watch, changed.url)
 
 
 @pytest.fixture
@@ -163,6 +194,84 @@ def test_examples_and_others(desk: Desk) -> None:
     assert case["split"] == "test"
 
 
+def test_of_two_draws_of_examples_the_later_stays(desk: Desk) -> None:
+    desk.visit()
+    held: list[Route] = []
+    drawn = re.compile("/cases[?]")
+    desk.page.route(drawn, lambda route: held.append(route), times=1)
+    others = desk.page.get_by_role("button", name="Other examples")
+    others.click()
+    _until(desk.page, lambda: bool(held))
+    with desk.page.expect_response(drawn) as second:
+        others.click()
+    kept = f"Example {second.value.json()['cases'][0]['id']}"
+    first = desk.page.locator(".example").first
+    expect(first).to_have_attribute("aria-label", kept)
+    with desk.page.expect_response(drawn) as late:
+        held[0].continue_()
+    assert f"Example {late.value.json()['cases'][0]['id']}" != kept
+    desk.page.wait_for_timeout(100)
+    expect(first).to_have_attribute("aria-label", kept)
+
+
+_HOLD_SLOW_FILES = """
+const read = Blob.prototype.arrayBuffer;
+Blob.prototype.arrayBuffer = function () {
+    if (this.name !== "slow.png") return read.call(this);
+    return new Promise((done) => { window.release = () => done(read.call(this)); });
+};
+"""
+
+
+@pytest.mark.parametrize("then", ["file", "example", "back"])
+def test_a_file_that_is_read_too_late_is_dropped(desk: Desk, then: str) -> None:
+    desk.page.add_init_script(_HOLD_SLOW_FILES)
+    desk.visit()
+    example = desk.page.locator(".example").nth(2)
+    desk.answer(desk.page.locator(".example").first.click)
+    first = desk.page.locator("#query-name").inner_text()
+    desk.answer(desk.page.locator(".example").nth(1).click)
+    desk.choose("slow.png", stripes())
+    if then == "file":
+        desk.answer(lambda: desk.choose("quick.png", cell()))
+        wanted = "quick.png"
+    elif then == "example":
+        desk.answer(example.click)
+        wanted = (example.get_attribute("aria-label") or "").removeprefix("Example ")
+    else:
+        desk.answer(desk.page.go_back)
+        wanted = first
+    address = desk.page.url
+    desk.page.evaluate("window.release()")
+    desk.page.wait_for_timeout(200)
+    expect(desk.page.locator("#query-name")).to_have_text(wanted)
+    assert desk.page.url == address
+
+
+@pytest.mark.parametrize(
+    ("dataset", "hint"),
+    [
+        ("bloodmnist", "one cell, in the middle 200 × 200 px of a 360 × 363 px photograph"),
+        ("dermamnist", "the whole 4 : 3 photograph, squeezed to a square and not cut"),
+    ],
+)
+def test_it_says_how_an_original_is_framed(desk: Desk, dataset: str, hint: str) -> None:
+    def change(index: dict[str, Any]) -> None:
+        if index["dataset"] == "phantom-nodule":
+            index.update(dataset=dataset, test_cases=0)
+
+    desk.serves(change)
+    desk.visit()
+    framing = desk.page.locator("#framing")
+    expect(framing).to_be_hidden()
+    desk.page.select_option("#dataset", dataset)
+    expect(framing).to_have_text(f"Frame it as the examples are: {hint}.")
+    desk.page.wait_for_timeout(300)
+    desk.shot(f"framing-{dataset}")
+    desk.page.select_option("#dataset", "phantom-cells")
+    expect(framing).to_be_hidden()
+
+
 # History
 
 
@@ -214,6 +323,56 @@ def test_a_file_is_kept_for_the_way_back_but_no_longer(desk: Desk) -> None:
     expect(desk.page.locator("#result")).to_be_hidden()
 
 
+def test_the_way_back_to_the_start_brings_its_settings(desk: Desk) -> None:
+    desk.visit()
+    expect(desk.page).to_have_url(
+        f"{desk.url}/?dataset=phantom-cells&model=hog&res=28&k=11&vote=majority"
+    )
+    desk.answer(desk.page.locator(".example").first.click)
+    desk.answer(lambda: desk.page.fill("#k", "5"))
+    desk.answer(lambda: desk.page.select_option("#vote", "softmax"))
+    desk.page.go_back()
+    expect(desk.page.locator("#start-title")).to_be_focused()
+    expect(desk.page.locator("#start-title")).to_have_text("No image yet")
+    expect(desk.page.locator("#k")).to_have_value("11")
+    expect(desk.page.locator("#k-range")).to_have_value("11")
+    expect(desk.page.locator("#vote")).to_have_value("majority")
+    assert desk.answer(desk.page.go_forward)["vote"] == "softmax"
+    expect(desk.page.locator("#k")).to_have_value("5")
+
+
+def test_what_an_address_lacks_is_taken_by_default(desk: Desk) -> None:
+    desk.answer(lambda: desk.visit(CELL.replace("k=11&vote=majority", "k=5&vote=softmax")))
+    for address in ("?case=phantom-cells/test/31", "?"):
+        desk.page.evaluate("(address) => history.pushState(null, '', address)", address)
+    answer = desk.answer(desk.page.go_back)
+    assert (answer["query"], answer["k"], answer["vote"]) == (
+        "phantom-cells/test/31", 11, "majority"
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "words"),
+    [
+        ("dataset=nope", "dataset=phantom-cells", "no dataset “nope” here; phantom-cells is"),
+        ("model=nope", "model=hog", "no model “nope” here; hog is"),
+        ("res=99", "res=28", "no size “99” here; 28 is"),
+        ("vote=nope", "vote=majority", "no vote “nope” here; majority is"),
+    ],
+)
+def test_an_address_of_what_is_not_served_is_mended(
+    desk: Desk, wrong: str, right: str, words: str
+) -> None:
+    desk.answer(lambda: desk.visit(CELL.replace(right, wrong)))
+    alert = desk.page.locator("#address-alert")
+    expect(alert).to_have_text(f"There is {words} taken instead.")
+    assert right in desk.page.url
+    assert "nope" not in desk.page.url
+    desk.shot(f"address-{wrong.partition('=')[0]}")
+    desk.answer(lambda: desk.page.fill("#k", "4"))
+    expect(alert).to_be_empty()
+
+
 # Settings
 
 
@@ -239,9 +398,15 @@ def test_a_stored_case_can_be_compared_with_another_dataset(desk: Desk) -> None:
     assert (answer["dataset"], answer["query"]) == ("phantom-nodule", None)
     expect(desk.page.locator("#query-name")).to_have_text("phantom-cells/test/30")
     expect(desk.page.locator("#own")).to_be_hidden()
+    words = "This image is of another dataset, phantom-cells."
+    expect(desk.page.locator("#cautions")).to_contain_text(words)
+    expect(desk.page.locator("#status")).to_contain_text(words)
     expect(desk.page.locator(".example").first).to_have_attribute(
         "aria-label", re.compile("phantom-nodule")
     )
+    desk.shot("elsewhere")
+    desk.answer(desk.page.locator(".example").first.click)
+    expect(desk.page.locator("#cautions")).to_be_empty()
 
 
 def test_too_many_neighbours_are_refused_where_they_are_asked_for(desk: Desk) -> None:
@@ -254,6 +419,34 @@ def test_too_many_neighbours_are_refused_where_they_are_asked_for(desk: Desk) ->
     assert len(desk.neighbours()) == 11
     assert desk.answer(lambda: desk.page.fill("#k", "4"))["k"] == 4
     expect(desk.page.locator("#k-alert")).to_be_empty()
+
+
+@pytest.mark.parametrize("desk", [{}, PHONE], indirect=True, ids=["desktop", "phone"])
+def test_without_a_number_of_neighbours_nothing_is_asked(desk: Desk) -> None:
+    desk.answer(lambda: desk.visit(CELL))
+    address, length = desk.page.url, desk.page.evaluate("history.length")
+    desk.page.fill("#k", "")
+    desk.page.locator("#neighbours .case").first.click()
+    alert = desk.page.locator("#k-alert")
+    expect(alert).to_have_text(
+        "Neighbours go from 1 to 100, in whole numbers. Mend this, then choose the image again."
+    )
+    expect(alert).to_be_in_viewport(ratio=1)
+    expect(desk.page.locator("#k")).to_be_focused()
+    expect(desk.page.locator("#query-name")).to_have_text("phantom-cells/test/30")
+    assert (desk.page.url, desk.page.evaluate("history.length")) == (address, length)
+    desk.choose("cell.png", cell())
+    desk.page.wait_for_timeout(300)
+    assert (desk.page.url, desk.page.evaluate("history.length")) == (address, length)
+    answer = desk.answer(lambda: desk.page.fill("#k", "4"))
+    assert (answer["query"], answer["k"]) == ("phantom-cells/test/30", 4)
+
+
+def test_an_address_with_a_wrong_number_of_neighbours_waits_for_a_right_one(desk: Desk) -> None:
+    desk.visit(CELL.replace("k=11", "k=500"))
+    expect(desk.page.locator("#k-alert")).to_contain_text("Neighbours go from 1 to 100")
+    expect(desk.page.locator("#start")).to_contain_text("once the number of neighbours is right")
+    assert desk.answer(lambda: desk.page.fill("#k", "5"))["query"] == "phantom-cells/test/30"
 
 
 def test_a_stale_answer_is_dropped(desk: Desk) -> None:
@@ -336,6 +529,72 @@ def test_a_foreign_image_is_called_so(desk: Desk) -> None:
     desk.shot("foreign")
 
 
+@pytest.mark.parametrize("percentile", [0, 4.9, 5.1, 100])
+def test_the_scale_of_familiarity_is_labelled(desk: Desk, percentile: float) -> None:
+    def given(route: Route) -> None:
+        answer = route.fetch().json()
+        answer["familiarity"]["percentile"] = percentile
+        route.fulfill(json=answer)
+
+    desk.page.route("**/search", given)
+    desk.answer(lambda: desk.visit(CELL))
+    assert desk.page.locator(".ends span").all_inner_texts() == [
+        "0 foreign", "below 5 %: unlike the training cases", "100 usual",
+    ]  # fmt: skip
+    scale, tick = (desk.page.locator(one).bounding_box() for one in (".scale", ".scale i"))
+    assert scale
+    assert tick
+    left, right = tick["x"] - scale["x"], scale["width"] - tick["width"]
+    assert left == pytest.approx(right * percentile / 100, abs=0.1)
+    expect(desk.page.locator("#familiarity .alert")).to_have_count(int(percentile < 5))
+    desk.shot(f"familiarity-{percentile}")
+
+
+def test_an_untrained_network_is_called_so(changed_desk: Desk) -> None:
+    desk, page = changed_desk, changed_desk.page
+    desk.answer(lambda: desk.visit("?model=hog&k=5&case=noise/test/1"))
+    expect(page.locator("#untrained")).to_be_empty()
+    expect(page.locator("#cautions")).to_be_empty()
+    answer = desk.answer(lambda: page.select_option("#model", VIT))
+    assert answer["model"] == VIT
+    expect(page.locator("#model option:checked")).to_have_text(f"{VIT}, untrained")
+    expect(page.locator("#untrained")).to_have_text(
+        "Random weights, not trained: its neighbours mean little."
+    )
+    words = "The model has random weights and was not trained: its neighbours mean little."
+    expect(page.locator("#cautions")).to_have_text(words)
+    expect(page.locator("#status")).to_contain_text(words)
+    served = page.locator(".served li").all_inner_texts()
+    assert [(VIT in text, "Random weights, not trained" in text) for text in served] == [
+        (False, False), (True, True),
+    ]  # fmt: skip
+    desk.shot("untrained")
+
+
+VIT = "timm--test_vit.r160_in1k-random3"
+
+
+def test_cases_added_and_erased_are_spoken_of(changed_desk: Desk) -> None:
+    desk, page = changed_desk, changed_desk.page
+    desk.answer(lambda: desk.visit("?model=hog&k=5&case=noise/added/1"))
+    expect(page.locator("#query-note")).to_have_text("28 × 28 px, licence: unknown")
+    changes = "of the cases as embedded: 1 added and 1 erased since"
+    expect(page.locator("#about-index")).to_contain_text(changes)
+    expect(page.locator(".served li").first).to_contain_text(changes)
+    expect(page.locator("footer")).to_contain_text(
+        "The licence of cases that were added here (dataset/added/number) is not known."
+    )
+    expect(page.locator("footer")).to_contain_text("noise (licence: unknown).")
+    desk.shot("added")
+
+
+def test_a_licence_is_called_one(desk: Desk) -> None:
+    desk.answer(lambda: desk.visit(CELL))
+    expect(desk.page.locator("#query-note")).to_have_text("28 × 28 px, licence: Apache-2.0")
+    expect(desk.page.locator("#protocol")).to_contain_text("Licence of the images: Apache-2.0.")
+    expect(desk.page.locator("#about-index")).not_to_contain_text("as embedded")
+
+
 def test_a_picture_that_is_not_at_hand_has_a_place(desk: Desk) -> None:
     def without(route: Route) -> None:
         answer = route.fetch().json()
@@ -356,11 +615,16 @@ def test_a_picture_that_is_not_at_hand_has_a_place(desk: Desk) -> None:
 def test_a_bad_file_is_told_where_it_was_chosen(desk: Desk, data: bytes) -> None:
     desk.watch.expected |= {"status of 415", "status of 422"}
     desk.visit()
+    desk.answer(desk.page.locator(".example").first.click)
+    expect(desk.page.locator("#status")).to_contain_text("Prediction:")
     desk.choose("notes.png", data)
     alert = desk.page.locator(".choose [role=alert]")
     expect(alert).to_contain_text("notes.png")
     expect(alert).to_contain_text(re.compile(r"\w+ \w+\..+\."))
     expect(desk.page.locator("#result")).to_be_hidden()
+    expect(desk.page.locator("#start h2")).to_have_text("No result")
+    expect(desk.page.locator("#start")).to_contain_text("notes.png was not classified")
+    expect(desk.page.locator("#status")).to_be_empty()
     desk.shot("error")
     desk.answer(lambda: desk.choose("cell.png", cell()))
     expect(alert).to_be_empty()
@@ -381,8 +645,22 @@ def test_a_file_that_is_too_large_is_not_sent(desk: Desk, tmp_path: Path) -> Non
 def test_a_case_that_is_gone(desk: Desk) -> None:
     desk.watch.expected.add("status of 404")
     desk.visit("?case=phantom-cells/test/9999")
-    expect(desk.page.locator("#answer-alert")).to_contain_text("Choose another image.")
+    expect(desk.page.locator("#answer-alert")).to_have_text(
+        "No such case. phantom-cells/test/9999 is not among the cases that are served here, "
+        "or it was erased. Choose another image."
+    )
     desk.settle()
+
+
+@pytest.mark.parametrize("name", ["banana", "../indexes", "phantom-cells/test/1e9"])
+def test_what_is_no_case_is_not_asked_for(desk: Desk, name: str) -> None:
+    desk.visit(f"?case={name}")
+    expect(desk.page.locator("#answer-alert")).to_have_text(
+        f"No such case. “{name}” is not the name of a case: a name has a dataset, a split and "
+        "a number, as in phantom-cells/test/30. Choose another image."
+    )
+    desk.settle()
+    desk.shot("no-case")
 
 
 def test_too_many_requests_can_be_tried_again(desk: Desk) -> None:
@@ -406,6 +684,27 @@ def test_a_service_that_is_gone(desk: Desk) -> None:
     desk.page.route("**/classify", lambda route: route.abort())
     desk.choose("cell.png", cell())
     expect(desk.page.locator("#answer-alert")).to_contain_text("The service cannot be reached.")
+
+
+def test_when_a_neighbours_request_fails_the_message_has_the_focus(desk: Desk) -> None:
+    desk.watch.expected |= {"net::ERR_FAILED", "status of 422"}
+    desk.answer(lambda: desk.visit(CELL))
+    desk.page.route("**/search", lambda route: route.abort())
+    nearest = desk.page.locator("#neighbours .case").first
+    nearest.press("Enter")
+    again = desk.page.get_by_role("button", name="Try again")
+    expect(again).to_be_focused()
+    expect(desk.page.locator("#status")).to_be_empty()
+    desk.shot("gone")
+    again.press("Enter")
+    expect(again).to_be_focused()
+    desk.page.unroute("**/search")
+    desk.answer(lambda: again.press("Enter"))
+    expect(desk.page.locator("#label")).to_be_focused()
+    problem = {"title": "Invalid request", "detail": "no", "status": 422}
+    desk.page.route("**/search", lambda route: route.fulfill(status=422, json=problem))
+    nearest.press("Enter")
+    expect(desk.page.locator("#answer-alert .alert")).to_be_focused()
 
 
 def test_an_answer_that_is_not_the_services_own(desk: Desk) -> None:
