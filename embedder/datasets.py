@@ -194,7 +194,7 @@ def name_of_path(path: Path, size: int | None) -> str:
     name = Path(os.path.abspath(path)).name
     if size is not None:
         name = name.removesuffix(".npz").removesuffix(f"_{size}")
-    if not name or name.startswith(".") or name in {"results", *FAMILIES}:
+    if not name or name.startswith(".") or name in {"heads", "results", *FAMILIES}:
         raise DatasetError(f"{path} gives no name for the store; rename it")
     return name
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from embedder import console
 from embedder.errors import CasebookError, EvaluationError, UsageError
-from embedder.selection import select_cells, title
 from embedder.types import Distance, Split
 from index.vote import VOTES
 
@@ -46,9 +45,11 @@ def build_parser() -> console.Parser:
         "--split", choices=list(map(str, Split)), default="test",
         help="queries (default test); train: each left out of its own search",
     )  # fmt: skip
+    add_intervals(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--per-dataset", action="store_true", help="a line per cell, every metric")
     output.add_argument("--metric", choices=METRICS, default="accuracy")
+    add_against(output)
     form = output.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="the records, to standard output")
     form.add_argument("--csv", action="store_true", help="a line per record, to standard output")
@@ -76,6 +77,32 @@ def add_vote(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_intervals(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--intervals", type=int, nargs="?", const=1000, default=0, metavar="N",
+        help="95 %% intervals of N bootstrap resamples (default 1000)",
+    )  # fmt: skip
+
+
+def add_against(group: argparse._ArgumentGroup) -> None:
+    group.add_argument(
+        "--against", choices=("published",),
+        help="a line per cell, with the published figure and the rank among its ten models",
+    )  # fmt: skip
+
+
+def refuse_contradictions(options: argparse.Namespace) -> None:
+    """Raise UsageError for options of which one would be ignored."""
+    if options.per_dataset and options.metric != "accuracy":
+        raise UsageError("--per-dataset shows every metric; drop --metric")
+    if options.against and options.metric != "accuracy":
+        raise UsageError("--against compares accuracies; drop --metric")
+    if options.against and (options.json or options.csv):
+        raise UsageError("--against is for tables; drop --json and --csv")
+    if not 0 <= options.intervals <= 1_000_000:
+        raise UsageError("--intervals takes a number from 1 to 1,000,000")
+
+
 def protocol_of(options: argparse.Namespace, ks: list[int]) -> Protocol:
     """The options of ``add_vote`` and a ``--split`` as a protocol."""
     from evaluate.knn import Protocol
@@ -84,16 +111,16 @@ def protocol_of(options: argparse.Namespace, ks: list[int]) -> Protocol:
 
     return Protocol(
         tuple(ks), Distance(options.distance), vote_of(options.vote, options.temperature),
-        Split(options.split), Kind(options.index),
+        Split(options.split), Kind(options.index), getattr(options, "intervals", 0),
     )  # fmt: skip
 
 
 def _handle(options: argparse.Namespace) -> int:
+    from embedder.selection import select_cells, title
     from embedder.store import Store, default_root
     from evaluate import results
 
-    if options.per_dataset and options.metric != "accuracy":
-        raise UsageError("--per-dataset shows every metric; drop --metric")
+    refuse_contradictions(options)
     protocol = protocol_of(options, console.numbers(options.k, "--k") or [11])
     if options.metric == "auc" and not protocol.vote.weighted:
         raise UsageError("a majority vote has no AUC; use --vote distance or softmax")
@@ -136,8 +163,8 @@ def _render(records: list[Record], options: argparse.Namespace) -> str:
         return "[" + ",\n".join(record.to_json() for record in records) + "]"
     if options.csv:
         return tables.as_csv(records).rstrip("\n")
-    if options.per_dataset:
-        return tables.per_dataset(records)
+    if options.per_dataset or options.against or options.intervals:
+        return tables.per_dataset(records, against=bool(options.against))
     return tables.summary(records, options.metric)
 
 

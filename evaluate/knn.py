@@ -8,8 +8,7 @@ themselves out.
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import TypeVar
 
@@ -18,7 +17,8 @@ from numpy.typing import NDArray
 
 from embedder.fingerprint import library_versions
 from embedder.store import Cell
-from embedder.types import Distance, Rows, Split
+from embedder.types import Distance, Labels, Rows, Scores, Split
+from evaluate.intervals import Interval, intervals
 from evaluate.metrics import measure
 from evaluate.results import Record
 from index.build import Kind, build, resolve
@@ -30,13 +30,17 @@ T = TypeVar("T", bound=np.generic)
 
 @dataclass(frozen=True)
 class Protocol:
-    """How neighbours are found and counted; ``ks`` share one search."""
+    """How neighbours are found and counted; ``ks`` share one search.
+
+    ``resamples`` is how often the bootstrap draws for intervals; 0 for none.
+    """
 
     ks: tuple[int, ...] = (11,)
     distance: Distance = Distance.COSINE
     vote: Vote = field(default_factory=MajorityVote)
     split: Split = Split.TEST
     index: Kind = Kind.AUTO
+    resamples: int = 0
 
     def describe(self, k: int) -> dict[str, object]:
         """As it stands in a record; ``index`` is what answers on this machine."""
@@ -96,27 +100,23 @@ def _count(
         neighbours, support, dataset.task, classes, protocol.vote, protocol.distance
     )
     metrics = measure(truth, scores, dataset.task, dataset.classes, with_auc=protocol.vote.weighted)
-    return Record(
-        kind="knn",
-        created=datetime.now(UTC).isoformat(timespec="microseconds"),
-        dataset=dataset.name,
-        task=str(dataset.task),
-        size=cell.size,
-        variant=cell.header.variant,
-        split=str(protocol.split),
-        protocol=protocol.describe(k),
-        metrics=metrics,
-        counts={
-            "support": len(cell.live(Split.TRAIN)),
-            "queries": len(truth),
-            "classes": classes,
-            "erased": sum(map(len, cell.erased.values())),
-        },
-        fingerprint=asdict(cell.header.fingerprint),
-        timings={"search": searched, "vote": time.perf_counter() - began},
-        versions=_versions(protocol.index),
-        embedding_versions=cell.header.versions,
-    )
+    bounds = _intervals(truth, scores, cell, protocol)
+    timings = {"search": searched, "vote": time.perf_counter() - began}
+    return Record.of(
+        cell, "knn", protocol.split, protocol.describe(k), metrics, len(truth), timings,
+        _versions(protocol.index), bounds,
+    )  # fmt: skip
+
+
+def _intervals(
+    truth: Labels, scores: Scores, cell: Cell, protocol: Protocol
+) -> dict[str, Interval] | None:
+    if not protocol.resamples:
+        return None
+    return intervals(
+        truth, scores, cell.dataset.task, cell.dataset.classes,
+        with_auc=protocol.vote.weighted, resamples=protocol.resamples,
+    )  # fmt: skip
 
 
 def _versions(index: Kind) -> dict[str, str]:

@@ -83,7 +83,7 @@ class LogisticHead:
     notes: tuple[str, ...]
 
 
-Watch = Callable[[float], None]
+Watch = Callable[[float], object]
 """Told after each fit its C."""
 
 

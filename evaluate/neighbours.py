@@ -15,7 +15,6 @@ import numpy as np
 from embedder import console
 from embedder.datasets import DATASETS, is_path
 from embedder.errors import CasebookError, EvaluationError, UsageError
-from embedder.selection import select_cells, title
 from embedder.types import Distance, Labels, Split, Task, case_id
 from evaluate.cli import add_vote, protocol_of
 
@@ -205,6 +204,7 @@ def _open_images(cell: Cell, options: argparse.Namespace) -> ImageSource:
 
 
 def _one_cell(options: argparse.Namespace) -> Cell:
+    from embedder.selection import select_cells, title
     from embedder.store import Store, default_root
 
     cells, failures = select_cells(

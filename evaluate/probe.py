@@ -112,7 +112,7 @@ class TrainedHead:
         return self.losses[self.best_epoch - 1] if self.best_epoch else math.inf
 
 
-Watch = Callable[[int, int], None]
+Watch = Callable[[int, int], object]
 """Told after each epoch its number, from 1, and how many heads go on."""
 
 

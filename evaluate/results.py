@@ -11,11 +11,14 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from embedder.errors import EvaluationError
-from embedder.store import store_errors
+from embedder.store import Cell, store_errors
+from embedder.types import Split
+from evaluate.intervals import Interval
 from evaluate.metrics import Metrics
 
 FORMAT = "casebook-result"
@@ -40,8 +43,47 @@ class Record:
     timings: dict[str, float]
     versions: dict[str, str]
     embedding_versions: dict[str, str]
+    intervals: dict[str, dict[str, Any]] | None = None
     format: str = field(default=FORMAT)
     schema: int = field(default=SCHEMA)
+
+    @classmethod
+    def of(
+        cls,
+        cell: Cell,
+        kind: str,
+        split: Split,
+        protocol: dict[str, Any],
+        metrics: Metrics,
+        queries: int,
+        timings: dict[str, float],
+        versions: dict[str, str],
+        intervals: dict[str, Interval] | None = None,
+    ) -> Record:
+        """What an evaluation of ``cell`` now found on ``queries`` cases of a split."""
+        dataset = cell.dataset
+        return cls(
+            kind=kind,
+            created=datetime.now(UTC).isoformat(timespec="microseconds"),
+            dataset=dataset.name,
+            task=str(dataset.task),
+            size=cell.size,
+            variant=cell.header.variant,
+            split=str(split),
+            protocol=protocol,
+            metrics=metrics,
+            counts={
+                "support": len(cell.live(Split.TRAIN)),
+                "queries": queries,
+                "classes": len(dataset.classes),
+                "erased": sum(map(len, cell.erased.values())),
+            },
+            fingerprint=asdict(cell.header.fingerprint),
+            timings=timings,
+            versions=versions,
+            embedding_versions=cell.header.versions,
+            intervals=None if intervals is None else {n: asdict(i) for n, i in intervals.items()},
+        )
 
     @property
     def untrained(self) -> bool:

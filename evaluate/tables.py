@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from embedder import console
+from evaluate.against import HEADS, stand
 from evaluate.metrics import Metrics
 from evaluate.results import Record
 
@@ -32,21 +33,37 @@ def summary(records: Sequence[Record], metric: str = "accuracy") -> str:
         chosen = [record for record in records if record.protocol["k"] == k]
         parts.append(f"{_title(chosen, metric)}\n\n{_grid(chosen, metric)}")
     blank = [record for record in records if getattr(record.metrics, metric) is None]
-    return "\n\n".join([*parts, *_remarks(records, blank)])
+    return "\n\n".join([*parts, *remarks(records, blank)])
 
 
-def per_dataset(records: Sequence[Record]) -> str:
-    """A line per record with every metric, in percent (kappa too)."""
-    head = ("dataset", "model", "px", "k", "queries", *METRICS.values())
+def per_dataset(records: Sequence[Record], *, against: bool = False) -> str:
+    """A line per record with every metric, in percent (kappa too), and intervals where it has any.
+
+    ``against`` adds where its accuracy stands against the published.
+    """
+    more = HEADS if against else ()
+    head = ("dataset", "model", "px", "k", "queries", *METRICS.values(), *more)
     rows = [
         (
             r.dataset, r.variant, r.size, r.protocol["k"], f"{r.counts['queries']:,}",
-            *(_percent(getattr(r.metrics, name)) for name in METRICS),
+            *(figure_text(r, name) for name in METRICS),
+            *(stand(r, r.metrics.accuracy).columns() if against else ()),
         )
         for r in sorted(records, key=lambda r: (r.dataset, r.size, r.variant, r.protocol["k"]))
     ]  # fmt: skip
     table = console.table(rows, head, "ll" + "r" * (len(head) - 2))
-    return "\n\n".join([_protocol(records), table, *_remarks(records, records)])
+    return "\n\n".join(
+        [f"{_protocol(records)}{_bounds(records)}", table, *remarks(records, records)]
+    )
+
+
+def figure_text(record: Record, name: str) -> str:
+    """A figure in percent, with its interval where the record has one: ``86.5 [83.7, 89.1]``."""
+    value = percent(getattr(record.metrics, name))
+    found = (record.intervals or {}).get(name)
+    if found is None or found["low"] is None:
+        return value
+    return f"{value} [{percent(found['low'])}, {percent(found['high'])}]"
 
 
 def as_csv(records: Sequence[Record]) -> str:
@@ -88,7 +105,7 @@ def _mean(figures: dict[str, float | None], count: int) -> str:
     known = [figure for figure in figures.values() if figure is not None]
     if not known:
         return "-"
-    mean = _percent(sum(known) / len(known))
+    mean = percent(sum(known) / len(known))
     return mean if len(known) == count else f"{mean} ({len(known)} of {count})"
 
 
@@ -105,7 +122,18 @@ def _protocol(records: Sequence[Record]) -> str:
     return f"{how['distance']}, {how['vote']} vote{warmth}, {split} split{left_out}"
 
 
-def _remarks(records: Sequence[Record], noted: Sequence[Record]) -> list[str]:
+def _bounds(records: Sequence[Record]) -> str:
+    """What the brackets are, where there are any."""
+    found = [r.intervals["accuracy"] for r in records if r.intervals]
+    if not found:
+        return ""
+    return (
+        f"; [{100 * found[0]['level']:.0f} % interval of {found[0]['resamples']:,} bootstrap "
+        "resamples of the queries]"
+    )
+
+
+def remarks(records: Sequence[Record], noted: Sequence[Record]) -> list[str]:
     """Which models are untrained, and why figures of the ``noted`` records are empty."""
     untrained = dict.fromkeys(record.variant for record in records if record.untrained)
     remarks = [f"untrained, random weights: {', '.join(untrained)}"] if untrained else []
@@ -119,5 +147,5 @@ def _remarks(records: Sequence[Record], noted: Sequence[Record]) -> list[str]:
     return remarks
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f}"

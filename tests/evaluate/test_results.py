@@ -13,7 +13,8 @@ from tests.evaluate.conftest import RecordMaker
 
 FIELDS = {
     "kind", "created", "dataset", "task", "size", "variant", "split", "protocol", "metrics",
-    "counts", "fingerprint", "timings", "versions", "embedding_versions", "format", "schema",
+    "counts", "fingerprint", "timings", "versions", "embedding_versions", "intervals",
+    "format", "schema",
 }  # fmt: skip
 
 
