@@ -40,6 +40,10 @@ def build_parser() -> console.Parser:
     )
     console.add_list(parser, "--dataset", "NAME", "only this dataset; phantom: the built-in ones")
     console.add_list(parser, "--res", "PX", "only this side length")
+    parser.add_argument(
+        "--choose-k", metavar="K,...",
+        help="of these k the most accurate on val, chosen for each cell",
+    )  # fmt: skip
     add_vote(parser)
     parser.add_argument(
         "--split", choices=list(map(str, Split)), default="test",
@@ -48,6 +52,9 @@ def build_parser() -> console.Parser:
     add_intervals(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--per-dataset", action="store_true", help="a line per cell, every metric")
+    output.add_argument(
+        "--per-class", action="store_true", help="a line per class, and the confusion matrix"
+    )
     output.add_argument("--metric", choices=METRICS, default="accuracy")
     add_against(output)
     form = output.add_mutually_exclusive_group()
@@ -95,6 +102,10 @@ def refuse_contradictions(options: argparse.Namespace) -> None:
     """Raise UsageError for options of which one would be ignored."""
     if options.per_dataset and options.metric != "accuracy":
         raise UsageError("--per-dataset shows every metric; drop --metric")
+    if getattr(options, "per_class", False) and (
+        options.per_dataset or options.against or options.intervals or options.json or options.csv
+    ):
+        raise UsageError("--per-class is a table of its own; drop the others")
     if options.against and options.metric != "accuracy":
         raise UsageError("--against compares accuracies; drop --metric")
     if options.against and (options.json or options.csv):
@@ -121,7 +132,10 @@ def _handle(options: argparse.Namespace) -> int:
     from evaluate import results
 
     refuse_contradictions(options)
-    protocol = protocol_of(options, console.numbers(options.k, "--k") or [11])
+    if options.choose_k and (options.k or options.split == "val"):
+        raise UsageError("--choose-k chooses on val; drop --k, and --split val")
+    ks = options.k or ([options.choose_k] if options.choose_k else [])
+    protocol = protocol_of(options, console.numbers(ks, "--k") or [11])
     if options.metric == "auc" and not protocol.vote.weighted:
         raise UsageError("a majority vote has no AUC; use --vote distance or softmax")
     store = Store(options.store or default_root())
@@ -129,23 +143,27 @@ def _handle(options: argparse.Namespace) -> int:
     cells, failures = select_cells(store, options.dataset, options.model, options.res)
     count = len(cells) + len(failures)
     paths = []
+    known: dict[str, tuple[str, ...]] = {}
     for cell in _watched(cells):
         try:
-            paths += results.append(folder, _evaluate(cell, protocol))
+            paths += results.append(folder, _evaluate(cell, protocol, options))
+            known[cell.dataset.name] = cell.dataset.classes
         except CasebookError as error:
             failures.append(f"{title(cell)}: {error}")
     for failure in failures:
         print(f"failed: {' '.join(failure.split())}", file=sys.stderr)
     if paths:
-        print(_render(results.read(paths), options))
+        print(_render(results.read(paths), options, known))
     if failures:
         raise EvaluationError(f"{len(failures)} of {count} cells failed")
     return 0
 
 
-def _evaluate(cell: Cell, protocol: Protocol) -> list[Record]:
-    from evaluate.knn import evaluate
+def _evaluate(cell: Cell, protocol: Protocol, options: argparse.Namespace) -> list[Record]:
+    from evaluate.knn import evaluate, evaluate_best
 
+    if options.choose_k:
+        return evaluate_best(cell, protocol, options.metric)
     return evaluate(cell, protocol)
 
 
@@ -156,13 +174,17 @@ def _watched(cells: list[Cell]) -> Iterable[Cell]:
     return watched
 
 
-def _render(records: list[Record], options: argparse.Namespace) -> str:
-    from evaluate import tables
+def _render(
+    records: list[Record], options: argparse.Namespace, known: dict[str, tuple[str, ...]]
+) -> str:
+    from evaluate import classes, tables
 
     if options.json:
         return "[" + ",\n".join(record.to_json() for record in records) + "]"
     if options.csv:
         return tables.as_csv(records).rstrip("\n")
+    if options.per_class:
+        return "\n\n".join(classes.tables(record, known[record.dataset]) for record in records)
     if options.per_dataset or options.against or options.intervals:
         return tables.per_dataset(records, against=bool(options.against))
     return tables.summary(records, options.metric)

@@ -8,7 +8,7 @@ themselves out.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import TypeVar
 
@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 from embedder.fingerprint import library_versions
 from embedder.store import Cell
 from embedder.types import Distance, Labels, Rows, Scores, Split
+from evaluate.classes import confusion
 from evaluate.intervals import Interval, intervals
 from evaluate.metrics import measure
 from evaluate.results import Record
+from evaluate.thresholds import choose_k
 from index.build import Kind, build, resolve
 from index.search import Neighbours, SupportSet, check
 from index.vote import MajorityVote, SoftmaxVote, Vote, count_votes
@@ -88,6 +90,18 @@ def evaluate(cell: Cell, protocol: Protocol) -> list[Record]:
     return [_count(cell, protocol, k, neighbours.first(k), searched) for k in protocol.ks]
 
 
+def evaluate_best(cell: Cell, protocol: Protocol, metric: str = "accuracy") -> list[Record]:
+    """One record, of that k of ``protocol.ks`` which has the highest ``metric`` on val.
+
+    Of equally good ones it is the smallest. Raises as ``evaluate`` does.
+    """
+    tried = evaluate(cell, replace(protocol, split=Split.VAL, resamples=0))
+    best = choose_k({r.protocol["k"]: r.metrics for r in tried}, metric)
+    (record,) = evaluate(cell, replace(protocol, ks=(best,)))
+    how = {**record.protocol, "k_from": list(protocol.ks), "k_by": f"val {metric}"}
+    return [replace(record, protocol=how)]
+
+
 def _count(
     cell: Cell, protocol: Protocol, k: int, neighbours: Neighbours, searched: float
 ) -> Record:
@@ -105,6 +119,7 @@ def _count(
     return Record.of(
         cell, "knn", protocol.split, protocol.describe(k), metrics, len(truth), timings,
         _versions(protocol.index), bounds,
+        confusion(truth, scores, dataset.task, classes),
     )  # fmt: skip
 
 

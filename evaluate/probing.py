@@ -20,6 +20,7 @@ from embedder.fingerprint import library_versions
 from embedder.store import Cell
 from embedder.types import Labels, Split, Vectors
 from evaluate import logistic, probe
+from evaluate.classes import confusion
 from evaluate.intervals import intervals
 from evaluate.knn import pick
 from evaluate.logistic import LogisticProtocol
@@ -132,8 +133,9 @@ def _measure(cell: Cell, probing: Probing, root: Path, trained: _Trained, second
     }  # fmt: skip
     timings = {"train": seconds, "score": time.perf_counter() - began}
     return Record.of(
-        cell, "probe", probing.split, protocol, metrics, len(truth), timings, _versions(), bounds
-    )
+        cell, "probe", probing.split, protocol, metrics, len(truth), timings, _versions(), bounds,
+        confusion(truth, scores, dataset.task, len(dataset.classes)),
+    )  # fmt: skip
 
 
 def _versions() -> dict[str, str]:

@@ -44,6 +44,7 @@ class Record:
     versions: dict[str, str]
     embedding_versions: dict[str, str]
     intervals: dict[str, dict[str, Any]] | None = None
+    confusion: list[list[list[int]]] | None = None
     format: str = field(default=FORMAT)
     schema: int = field(default=SCHEMA)
 
@@ -59,6 +60,7 @@ class Record:
         timings: dict[str, float],
         versions: dict[str, str],
         intervals: dict[str, Interval] | None = None,
+        confusion: list[list[list[int]]] | None = None,
     ) -> Record:
         """What an evaluation of ``cell`` now found on ``queries`` cases of a split."""
         dataset = cell.dataset
@@ -83,6 +85,7 @@ class Record:
             versions=versions,
             embedding_versions=cell.header.versions,
             intervals=None if intervals is None else {n: asdict(i) for n, i in intervals.items()},
+            confusion=confusion,
         )
 
     @property

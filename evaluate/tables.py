@@ -26,11 +26,12 @@ _NOTES = 8
 def summary(records: Sequence[Record], metric: str = "accuracy") -> str:
     """A table per k: models by resolutions, each figure the mean over datasets, in percent.
 
+    Where k was chosen on val for each cell there is one table of all.
     A mean over fewer datasets than the table has says over how many.
     """
     parts = []
-    for k in sorted({record.protocol["k"] for record in records}):
-        chosen = [record for record in records if record.protocol["k"] == k]
+    for k in sorted({_k_text(record) for record in records}, key=lambda text: (len(text), text)):
+        chosen = [record for record in records if _k_text(record) == k]
         parts.append(f"{_title(chosen, metric)}\n\n{_grid(chosen, metric)}")
     blank = [record for record in records if getattr(record.metrics, metric) is None]
     return "\n\n".join([*parts, *remarks(records, blank)])
@@ -112,7 +113,14 @@ def _mean(figures: dict[str, float | None], count: int) -> str:
 def _title(records: Sequence[Record], metric: str) -> str:
     datasets = sorted({record.dataset for record in records})
     over = datasets[0] if len(datasets) == 1 else f"mean over {len(datasets)} datasets"
-    return f"{METRICS[metric]} (%), k = {records[0].protocol['k']}, {_protocol(records)}; {over}"
+    return f"{METRICS[metric]} (%), {_k_text(records[0])}, {_protocol(records)}; {over}"
+
+
+def _k_text(record: Record) -> str:
+    tried = record.protocol.get("k_from")
+    if tried is None:
+        return f"k = {record.protocol['k']}"
+    return f"k of {', '.join(map(str, tried))} by {record.protocol['k_by']}"
 
 
 def _protocol(records: Sequence[Record]) -> str:

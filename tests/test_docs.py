@@ -119,9 +119,9 @@ def test_the_docs_name_every_command_option_that_there_is() -> None:
     import embedder.cli
     import embedder.info
     import evaluate.cli
+    import evaluate.neighbours
     import evaluate.probe_cli
     import evaluate.published_cli
-    import evaluate.neighbours
     import service.cli
     import service.compact
     import service.keys

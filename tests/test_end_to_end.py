@@ -247,8 +247,17 @@ def test_help_answers_in_under_half_a_second(command: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     "module",
-    ["embedder.cli", "evaluate.cli", "embedder.info", "evaluate.neighbours", "evaluate.probe_cli",
-     "evaluate.published_cli", "service.cli", "service.compact", "casebook"],
+    [
+        "embedder.cli",
+        "evaluate.cli",
+        "embedder.info",
+        "evaluate.neighbours",
+        "evaluate.probe_cli",
+        "evaluate.published_cli",
+        "service.cli",
+        "service.compact",
+        "casebook",
+    ],
 )
 def test_help_imports_nothing_heavy(module: str, tmp_path: Path) -> None:
     code = (

@@ -421,3 +421,45 @@ def test_cells_do_not_depend_on_each_other(
         assert knn(store, "--json", "--dataset", name) == 0
         (alone,) = json.loads(capsys.readouterr().out)
         assert alone["metrics"] == both[name]
+
+
+@pytest.mark.usefixtures("cells")
+def test_k_chosen_on_val(store: Store, capsys: Capture) -> None:
+    assert knn(store, "--choose-k", "1,2,3", "--json", "--dataset", "toy", "--res", "28") == 0
+    (chosen, *_) = json.loads(capsys.readouterr().out)
+    assert knn(store, "--k", "1,2,3", "--split", "val", "--json", "--dataset", "toy") == 0
+    tried = [
+        record for record in json.loads(capsys.readouterr().out)
+        if (record["size"], record["variant"]) == (chosen["size"], chosen["variant"])
+    ]  # fmt: skip
+    best = max(tried, key=lambda r: (r["metrics"]["accuracy"], -r["protocol"]["k"]))
+    assert chosen["protocol"]["k"] == best["protocol"]["k"]
+    assert (chosen["protocol"]["k_from"], chosen["protocol"]["k_by"]) == ([1, 2, 3], "val accuracy")
+    assert chosen["split"] == "test"
+    assert knn(store, "--choose-k", "1,2,3") == 0
+    assert "accuracy (%), k of 1, 2, 3 by val accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("cells")
+def test_a_table_of_classes(store: Store, capsys: Capture) -> None:
+    assert knn(store, "--k", "1", "--per-class", "--dataset", "toy", "--res", "28") == 0
+    out = capsys.readouterr().out
+    assert "toy 28 px, test split" in out
+    assert "true \\ predicted" in out
+
+
+@pytest.mark.usefixtures("cells")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--choose-k", "1,3", "--k", "1"), "--choose-k chooses on val; drop --k"),
+        (("--choose-k", "1,3", "--split", "val"), "--choose-k chooses on val"),
+        (("--choose-k", "x"), "--k 'x' is no number"),
+        (("--per-class", "--json"), "--per-class is a table of its own"),
+    ],
+)
+def test_contradictions(
+    store: Store, capsys: Capture, words: tuple[str, ...], message: str
+) -> None:
+    assert knn(store, *words) == 2
+    assert message in failure(capsys)

@@ -14,7 +14,7 @@ from tests.evaluate.conftest import RecordMaker
 FIELDS = {
     "kind", "created", "dataset", "task", "size", "variant", "split", "protocol", "metrics",
     "counts", "fingerprint", "timings", "versions", "embedding_versions", "intervals",
-    "format", "schema",
+    "confusion", "format", "schema",
 }  # fmt: skip
 
 

@@ -324,7 +324,6 @@ def test_what_names_a_patient_is_not_read() -> None:
     assert decode(block, Limits()).info == {}
 
 
-
 PLAIN = {"RescaleIntercept": None, "WindowCenter": None, "WindowWidth": None}
 
 
