@@ -29,6 +29,7 @@ COMMANDS = by_name(
         Command("knn-eval", "evaluate.cli:main", "accuracy of the nearest-neighbour vote"),
         Command("probe-eval", "evaluate.probe_cli:main", "accuracy of linear probes"),
         Command("neighbours", "evaluate.neighbours:main", "classify one case, draw its cases"),
+        Command("compare", "evaluate.compare_cli:main", "two results on the same cases"),
         Command(
             "published", "evaluate.published_cli:main", "the benchmark's figures and statistics"
         ),

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 
-from embedder.pictures import square
 from PIL import Image
 
+from embedder.pictures import square
 from embedder.types import Pixels
 
 

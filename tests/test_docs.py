@@ -119,6 +119,7 @@ def test_the_docs_name_every_command_option_that_there_is() -> None:
     import embedder.cli
     import embedder.info
     import evaluate.cli
+    import evaluate.compare_cli
     import evaluate.neighbours
     import evaluate.probe_cli
     import evaluate.published_cli
@@ -129,7 +130,7 @@ def test_the_docs_name_every_command_option_that_there_is() -> None:
     text = " ".join(page.read_text() for page in PAGES)
     modules = (
         embedder.cli, embedder.info, evaluate.cli, evaluate.neighbours, evaluate.probe_cli,
-        evaluate.published_cli, service.cli,
+        evaluate.published_cli, evaluate.compare_cli, service.cli,
         service.compact, service.keys,
     )  # fmt: skip
     options = {option for module in modules for option in options_of(module.build_parser())}

@@ -1,0 +1,72 @@
+"""From a result record back to the scores that its figures are of.
+
+A record names all that they depend on: the cell by its fingerprint, and the vote, or the head's
+file. So nothing has to be kept for each query, and what is found can be compared with the record.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from embedder.errors import EvaluationError
+from embedder.fingerprint import Fingerprint
+from embedder.store import Cell, Store
+from embedder.types import Distance, Labels, Rows, Scores, Split
+from evaluate.classes import confusion
+from evaluate.knn import Protocol, find_neighbours, pick
+from evaluate.results import Record
+from index import heads
+from index.vote import count_votes, vote_of
+
+
+@dataclass(frozen=True, eq=False)
+class Replay:
+    """The queries of a record, int64 (N,), their labels, and the scores that each was given."""
+
+    record: Record
+    cell: Cell
+    rows: Rows
+    labels: Labels
+    scores: Scores
+
+
+def replay(record: Record, store: Store) -> Replay:
+    """Compute the scores of ``record`` again from what is stored.
+
+    Raises EvaluationError where the cell is not the one that was evaluated, or gives another
+    confusion matrix than the record has; StoreError where something is not there.
+    """
+    cell = store.read(store.path(record.dataset, record.size, record.variant))
+    if cell.header.fingerprint != Fingerprint(**record.fingerprint):
+        raise EvaluationError(f"{cell.path} is not what {_title(record)} was made of")
+    split = Split(record.split)
+    rows = cell.live(split)
+    labels = pick(cell.labels(split), rows)
+    scores = _vote(record, cell) if record.kind == "knn" else _probe(record, cell, store)
+    task, classes = cell.dataset.task, len(cell.dataset.classes)
+    if record.confusion not in (None, confusion(labels, scores, task, classes)):
+        raise EvaluationError(
+            f"{_title(record)} has other predictions now; evaluate again: cases were erased since, "
+            "or its head was replaced"
+        )
+    return Replay(record, cell, rows, labels, scores)
+
+
+def _vote(record: Record, cell: Cell) -> Scores:
+    how = record.protocol
+    vote, distance = vote_of(how["vote"], how["temperature"]), Distance(how["distance"])
+    protocol = Protocol((how["k"],), distance, vote, Split(record.split))
+    return count_votes(
+        find_neighbours(cell, protocol), cell.labels(Split.TRAIN), cell.dataset.task,
+        len(cell.dataset.classes), vote, distance,
+    )  # fmt: skip
+
+
+def _probe(record: Record, cell: Cell, store: Store) -> Scores:
+    head = heads.read(store.root / record.protocol["head"], cell)
+    split = Split(record.split)
+    return head.scores(pick(cell.embeddings(split), cell.live(split)))
+
+
+def _title(record: Record) -> str:
+    return f"the record of {record.variant} {record.dataset} {record.size} px ({record.created})"
