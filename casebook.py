@@ -33,6 +33,8 @@ COMMANDS = by_name(
         Command(
             "published", "evaluate.published_cli:main", "the benchmark's figures and statistics"
         ),
+        Command("audit", "evaluate.audit_cli:main", "likely duplicates and wrong labels, balance"),
+        Command("profile", "evaluate.profile_cli:main", "what backbones cost at 224 px"),
         Command("serve", "service.cli:main", "classify over HTTP, with a page to look at"),
         Command("compact", "service.compact:main", "remove the bytes of erased cases for good"),
         Command("info", "embedder.info:main", "what is stored, and what is known"),

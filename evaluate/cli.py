@@ -185,7 +185,8 @@ def _render(
         return tables.as_csv(records).rstrip("\n")
     if options.per_class:
         return "\n\n".join(classes.tables(record, known[record.dataset]) for record in records)
-    if options.per_dataset or options.against or options.intervals:
+    several = options.intervals and len(known) > 1  # a mean over datasets has no interval here
+    if options.per_dataset or options.against or several:
         return tables.per_dataset(records, against=bool(options.against))
     return tables.summary(records, options.metric)
 

@@ -19,7 +19,7 @@ _LEGEND = "solid blue: agrees with the prediction; dashed orange: does not"
 
 _COLUMNS = 6
 
-_TILE, _BIG, _TEXT, _GAP, _EDGE, _HEAD, _LINE = 1.35, 3.2, 0.42, 0.14, 0.25, 0.62, 0.19
+TILE, BIG, TEXT, GAP, EDGE, HEAD, LINE = 1.35, 3.2, 0.42, 0.14, 0.25, 0.62, 0.19
 """Inches: a neighbour's side, the query's, the text under a neighbour, the spaces around, and a
 further line of the heading."""
 
@@ -46,21 +46,21 @@ def draw(query: Picture, neighbours: list[Picture], heading: str, path: Path) ->
     """
     columns = min(_COLUMNS, len(neighbours))
     lines = -(-len(neighbours) // columns)
-    left = 2 * _EDGE + _BIG
-    width = left + columns * (_TILE + _GAP) - _GAP + _EDGE
-    title = [*textwrap.wrap(heading, _room(width - 2 * _EDGE, 11)), _LEGEND]
-    head = _HEAD + max(0, len(title) - 1) * _LINE
-    height = head + max(lines * (_TILE + _TEXT) + (lines - 1) * _GAP, _BIG + 2 * _TEXT) + _EDGE
+    left = 2 * EDGE + BIG
+    width = left + columns * (TILE + GAP) - GAP + EDGE
+    title = [*textwrap.wrap(heading, letters(width - 2 * EDGE, 11)), _LEGEND]
+    head = HEAD + max(0, len(title) - 1) * LINE
+    height = head + max(lines * (TILE + TEXT) + (lines - 1) * GAP, BIG + 2 * TEXT) + EDGE
     figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
     figure.text(
-        _EDGE / width, 1 - _EDGE / height, "\n".join(title), size=11, color=INK, va="top",
+        EDGE / width, 1 - EDGE / height, "\n".join(title), size=11, color=INK, va="top",
         parse_math=False,
     )  # fmt: skip
-    _show(figure, (_EDGE, head), _BIG, query, 11)
+    show(figure, (EDGE, head), BIG, query, 11)
     for number, neighbour in enumerate(neighbours):
         line, column = divmod(number, columns)
-        corner = (left + column * (_TILE + _GAP), head + line * (_TILE + _TEXT + _GAP))
-        _show(figure, corner, _TILE, neighbour, 8)
+        corner = (left + column * (TILE + GAP), head + line * (TILE + TEXT + GAP))
+        show(figure, corner, TILE, neighbour, 8)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
@@ -70,7 +70,7 @@ def draw(query: Picture, neighbours: list[Picture], heading: str, path: Path) ->
         ) from error
 
 
-def _show(
+def show(
     figure: Figure, corner: tuple[float, float], side: float, picture: Picture, size: float
 ) -> None:
     """One image in its frame; ``corner`` is its upper left, in inches from the figure's."""
@@ -102,10 +102,10 @@ def _show(
 
 def _shorten(text: str, side: float, size: float) -> str:
     """Cut to what fits ``side`` inches at ``size`` points."""
-    room = _room(side, size)
+    room = letters(side, size)
     return text if len(text) <= room else f"{text[: room - 1]}…"
 
 
-def _room(side: float, size: float) -> int:
+def letters(side: float, size: float) -> int:
     """How many letters fit; a bold one is about 0.62 of its size."""
     return int(side * 72 / (0.62 * size))

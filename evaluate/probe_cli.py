@@ -151,8 +151,9 @@ def _render(records: list[Record], options: argparse.Namespace) -> str:
         return "[" + ",\n".join(record.to_json() for record in records) + "]"
     if options.csv:
         return probe_tables.as_csv(records).rstrip("\n")
-    if options.intervals:
-        return probe_tables.intervals(records)
+    if options.intervals and not options.against:
+        shown = METRICS if options.per_dataset else (options.metric,)
+        return probe_tables.intervals(records, shown)
     if options.per_dataset or options.against:
         return probe_tables.per_dataset(records, against=bool(options.against))
     return probe_tables.summary(records, options.metric)

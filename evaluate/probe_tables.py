@@ -13,7 +13,7 @@ from embedder import console
 from evaluate.against import HEADS, stand
 from evaluate.metrics import Metrics
 from evaluate.results import Record
-from evaluate.tables import METRICS, figure_text, percent, remarks
+from evaluate.tables import METRICS, bounds, figure_text, percent, remarks
 
 
 @dataclass(frozen=True)
@@ -89,23 +89,20 @@ def per_dataset(records: Sequence[Record], *, against: bool = False) -> str:
     return "\n\n".join(parts)
 
 
-def intervals(records: Sequence[Record]) -> str:
-    """A line per head with the interval of each metric."""
-    head = ("dataset", "model", "px", "seed", *METRICS.values())
+def intervals(records: Sequence[Record], metrics: Sequence[str] = tuple(METRICS)) -> str:
+    """A line per head with these metrics, each with its interval."""
+    head = ("dataset", "model", "px", "seed", *(METRICS[name] for name in metrics))
     rows = [
         (
             r.dataset, r.variant, r.size, "-" if r.protocol["seed"] is None else r.protocol["seed"],
-            *(figure_text(r, name) for name in METRICS),
+            *(figure_text(r, name) for name in metrics),
         )
         for cell in gather(records) for r in cell.records
     ]  # fmt: skip
-    found = next(r.intervals["accuracy"] for r in records if r.intervals)
-    title = (
-        f"{protocol_text(records)}; [{100 * found['level']:.0f} % interval of "
-        f"{found['resamples']:,} bootstrap resamples of the queries]"
-    )
     table = console.table(rows, head, "ll" + "r" * (len(head) - 2))
-    return "\n\n".join([title, table, *remarks(records, records), *_notes(records)])
+    title = protocol_text(records, is_mean=False)
+    parts = [title, table, *bounds(records), *remarks(records, records), *_notes(records)]
+    return "\n\n".join(parts)
 
 
 def as_csv(records: Sequence[Record]) -> str:
@@ -128,14 +125,14 @@ def as_csv(records: Sequence[Record]) -> str:
     return sink.getvalue()
 
 
-def protocol_text(records: Sequence[Record]) -> str:
+def protocol_text(records: Sequence[Record], *, is_mean: bool = True) -> str:
     how, split = records[0].protocol, records[0].split
     if how["solver"] == "lbfgs":
         return f"logistic regression (L-BFGS), C chosen on val, {split} split"
     seeds = len(how["seeds"])
     swept = len(how["learning_rates"]) * len(how["weight_decays"]) > 1
     rate = "swept on val" if swept else f"{how['learning_rates'][0]:g}"
-    over = f", mean ± std of {seeds} seeds" if seeds > 1 else ""
+    over = f", mean ± std of {seeds} seeds" if seeds > 1 and is_mean else ""
     return f"linear probe (AdamW, learning rate {rate}){over}, {split} split"
 
 

@@ -34,7 +34,8 @@ def summary(records: Sequence[Record], metric: str = "accuracy") -> str:
         chosen = [record for record in records if _k_text(record) == k]
         parts.append(f"{_title(chosen, metric)}\n\n{_grid(chosen, metric)}")
     blank = [record for record in records if getattr(record.metrics, metric) is None]
-    return "\n\n".join([*parts, *remarks(records, blank)])
+    shown = bounds(records) if len({record.dataset for record in records}) == 1 else []
+    return "\n\n".join([*parts, *shown, *remarks(records, blank)])
 
 
 def per_dataset(records: Sequence[Record], *, against: bool = False) -> str:
@@ -53,9 +54,8 @@ def per_dataset(records: Sequence[Record], *, against: bool = False) -> str:
         for r in sorted(records, key=lambda r: (r.dataset, r.size, r.variant, r.protocol["k"]))
     ]  # fmt: skip
     table = console.table(rows, head, "ll" + "r" * (len(head) - 2))
-    return "\n\n".join(
-        [f"{_protocol(records)}{_bounds(records)}", table, *remarks(records, records)]
-    )
+    parts = [_protocol(records), table, *bounds(records), *remarks(records, records)]
+    return "\n\n".join(parts)
 
 
 def figure_text(record: Record, name: str) -> str:
@@ -90,20 +90,23 @@ def as_csv(records: Sequence[Record]) -> str:
 def _grid(records: Sequence[Record], metric: str) -> str:
     sizes = sorted({record.size for record in records})
     datasets = {record.dataset for record in records}
-    figures: dict[tuple[str, int], dict[str, float | None]] = defaultdict(dict)
+    cells: dict[tuple[str, int], dict[str, Record]] = defaultdict(dict)
     for record in sorted(records, key=lambda r: r.created):
-        value = getattr(record.metrics, metric)
-        figures[record.variant, record.size][record.dataset] = value
+        cells[record.variant, record.size][record.dataset] = record
     rows = [
-        [variant, *(_mean(figures.get((variant, size), {}), len(datasets)) for size in sizes)]
+        [variant, *(_mean(cells.get((variant, size), {}), metric, len(datasets)) for size in sizes)]
         for variant in sorted({record.variant for record in records})
     ]
     head = ["model", *(f"{size} px" for size in sizes)]
     return console.table(rows, head, "l" + "r" * len(sizes))
 
 
-def _mean(figures: dict[str, float | None], count: int) -> str:
-    known = [figure for figure in figures.values() if figure is not None]
+def _mean(cells: dict[str, Record], metric: str, count: int) -> str:
+    """Over datasets; of a single one with its interval."""
+    if count == 1:
+        return "".join(figure_text(record, metric) for record in cells.values()) or "-"
+    figures = [getattr(record.metrics, metric) for record in cells.values()]
+    known = [figure for figure in figures if figure is not None]
     if not known:
         return "-"
     mean = percent(sum(known) / len(known))
@@ -130,15 +133,13 @@ def _protocol(records: Sequence[Record]) -> str:
     return f"{how['distance']}, {how['vote']} vote{warmth}, {split} split{left_out}"
 
 
-def _bounds(records: Sequence[Record]) -> str:
+def bounds(records: Sequence[Record]) -> list[str]:
     """What the brackets are, where there are any."""
     found = [r.intervals["accuracy"] for r in records if r.intervals]
     if not found:
-        return ""
-    return (
-        f"; [{100 * found[0]['level']:.0f} % interval of {found[0]['resamples']:,} bootstrap "
-        "resamples of the queries]"
-    )
+        return []
+    level, resamples = 100 * found[0]["level"], found[0]["resamples"]
+    return [f"[{level:.0f} % interval]: {resamples:,} bootstrap resamples of the queries"]
 
 
 def remarks(records: Sequence[Record], noted: Sequence[Record]) -> list[str]:

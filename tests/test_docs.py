@@ -81,7 +81,7 @@ class Shell:
 def test_consoles_show_what_their_commands_print(real_data: Path, tmp_path: Path) -> None:
     shown = [*sessions(ROOT / "README.md"), *sessions(ROOT / "docs/service.md")]
     names = [command.split()[0] for command, _ in shown]
-    assert names == ["embed", "knn-eval", "casebook", "curl", "curl", "curl", "curl"]
+    assert names == ["embed", "knn-eval", "probe-eval", "casebook", "curl", "curl", "curl", "curl"]
     shell = Shell(tmp_path, CASEBOOK_STORE="store", CASEBOOK_DATA=str(real_data))
     try:
         for command, output in shown:
@@ -118,10 +118,12 @@ def options_of(parser: argparse.ArgumentParser) -> Iterator[str]:
 def test_the_docs_name_every_command_option_that_there_is() -> None:
     import embedder.cli
     import embedder.info
+    import evaluate.audit_cli
     import evaluate.cli
     import evaluate.compare_cli
     import evaluate.neighbours
     import evaluate.probe_cli
+    import evaluate.profile_cli
     import evaluate.published_cli
     import service.cli
     import service.compact
@@ -130,7 +132,8 @@ def test_the_docs_name_every_command_option_that_there_is() -> None:
     text = " ".join(page.read_text() for page in PAGES)
     modules = (
         embedder.cli, embedder.info, evaluate.cli, evaluate.neighbours, evaluate.probe_cli,
-        evaluate.published_cli, evaluate.compare_cli, service.cli,
+        evaluate.published_cli, evaluate.compare_cli, evaluate.audit_cli,
+        evaluate.profile_cli, service.cli,
         service.compact, service.keys,
     )  # fmt: skip
     options = {option for module in modules for option in options_of(module.build_parser())}

@@ -68,7 +68,7 @@ def test_a_line_per_cell_and_per_head(store: Store, capsys: Capture) -> None:
     ]  # fmt: skip
     assert probe(store, *QUICK, "--intervals", "50", "--dataset", "zoo") == 0
     out = capsys.readouterr().out
-    assert "[95 % interval of 50 bootstrap resamples of the queries]" in out
+    assert "[95 % interval]: 50 bootstrap resamples of the queries" in out
     assert len([line for line in out.splitlines() if line.startswith("zoo")]) == 2
     assert probe(store, *QUICK, "--csv", "--dataset", "zoo") == 0
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
