@@ -108,7 +108,7 @@ class _Behind:
             self._flushed = time.monotonic()
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        self._pool.shutdown(wait=True, cancel_futures=kind is not None)
+        self._pool.shutdown(wait=True)  # whatever hinders the next batch, these were embedded
         if kind is None:
             for pending in self._pending:
                 pending.result()
