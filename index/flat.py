@@ -1,6 +1,6 @@
-"""Exact search with FAISS: its brute force proposes, ``similarity`` decides.
+"""Exact search with FAISS: brute force in float32 proposes, ``similarity`` decides.
 
-FAISS works in float32, whose rounding may swap neighbours that are nearly equal. A few candidates
+It works in float32, whose rounding may swap neighbours that are nearly equal. A few candidates
 more than asked are therefore taken and compared again; where the last of them is too close to the
 k-th to be sure that none is missing, the query is compared with every support row instead.
 (J. Johnson, M. Douze, H. Jegou, Billion-scale similarity search with GPUs, 2017.)
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from embedder.types import Distance, Rows, Vectors
 from index.exhaustive import search_all
+from index.propose import propose
 from index.search import Neighbours, SupportSet, rank, similarity
 
 _SPARE = 8
@@ -48,6 +49,9 @@ class FlatIndex:
         self._gpu = gpu
         squares = np.einsum("nd,nd->n", support.points, support.points, dtype=np.float64)
         self._longest = float(np.sqrt(squares.max()))
+        euclidean = support.distance is Distance.EUCLIDEAN
+        with np.errstate(over="ignore"):
+            self._squares = squares.astype(np.float32) if euclidean else None
 
     def search(self, queries: Vectors, k: int, own: Rows | None = None) -> Neighbours:
         ready = self._support.queries(queries, k, own)
@@ -75,13 +79,12 @@ class FlatIndex:
         """The best ``k`` of FAISS's first ``take``, and for which queries none can be missing."""
         support = self._support
         rows = self._propose(queries, take)
-        missing = rows < 0  # FAISS cannot order what overflows float32
+        missing = rows < 0  # nothing orders what overflows float32
         rows[missing] = 0
         exact = np.empty(rows.shape, np.float32)
+        wide = queries.astype(np.float64)
         for column in range(take):
-            exact[:, column] = similarity(
-                queries, support.points[rows[:, column]], support.distance
-            )
+            exact[:, column] = similarity(wide, support.points[rows[:, column]], support.distance)
         worst = exact.min(axis=1)
         if own is not None:
             exact[rows == own[:, None]] = -np.inf
@@ -97,7 +100,7 @@ class FlatIndex:
         The rounding error of a float32 inner product of D terms grows as sqrt(D) units in the last
         place of the product of the norms (N. Higham, Accuracy and Stability of Numerical
         Algorithms, 2002, section 2.8); four times that is allowed on either side, and D times
-        the smallest normal number for what underflows.
+        the smallest normal number for what underflows. Nothing is sure where it may overflow.
         """
         width = queries.shape[1]
         limits = np.finfo(np.float32)
@@ -109,20 +112,19 @@ class FlatIndex:
             norms = np.linalg.norm(queries.astype(np.float64), axis=1)
             scale = (norms + self._longest) ** 2
         sure: NDArray[np.bool_] = gap > unit * scale + width * float(limits.tiny)
-        return sure
+        return sure & (scale < float(limits.max))
 
     def _propose(self, queries: Vectors, take: int) -> Rows:
-        """The first ``take`` rows of each query as FAISS orders them, int64 (Q, take).
+        """The first ``take`` rows of each query in float32, int64 (Q, take).
 
-        -1 stands where FAISS finds no more.
+        -1 stands where there are no more.
         """
+        points = self._support.points
+        if not self._gpu or take > _GPU_LIMIT:
+            return propose(queries, points, self._squares, take)
         cosine = self._support.distance is Distance.COSINE
         metric = faiss.METRIC_INNER_PRODUCT if cosine else faiss.METRIC_L2
-        points = self._support.points
-        if self._gpu and take <= _GPU_LIMIT:
-            with _GPU_TURN:
-                _, rows = faiss.knn_gpu(_resources(), queries, points, take, metric=metric)
-        else:
-            _, rows = faiss.knn(queries, points, take, metric=metric)
+        with _GPU_TURN:
+            _, rows = faiss.knn_gpu(_resources(), queries, points, take, metric=metric)
         proposed: Rows = rows.astype(np.int64)
         return proposed

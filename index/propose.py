@@ -1,0 +1,56 @@
+"""The first candidates of each query: a matrix product by blocks, and FAISS's heaps over them.
+
+``faiss.knn`` does the same with the BLAS that its wheel was built with. NumPy's is newer, and its
+product of larger blocks faster: ``benchmarks/search.py`` compares both with the bare product.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from embedder.types import Rows, Vectors
+
+_QUERIES, _POINTS = 2048, 8192
+"""A block of products, which takes 64 MB."""
+
+_Floats = NDArray[np.float32]
+
+
+def propose(queries: Vectors, points: Vectors, squares: _Floats | None, take: int) -> Rows:
+    """The ``take`` rows of ``points`` with the highest inner product, int64 (Q, take).
+
+    With ``squares``, the points' squared norms, float32 (N,): those at the least Euclidean
+    distance.
+    """
+    found = np.empty((len(queries), take), np.int64)
+    space = np.empty(min(_QUERIES, len(queries)) * min(_POINTS, len(points)), np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for first in range(0, len(queries), _QUERIES):
+            part = slice(first, first + _QUERIES)
+            found[part] = _best(queries[part], points, squares, take, space)
+    return found
+
+
+def _best(
+    queries: Vectors, points: Vectors, squares: _Floats | None, take: int, space: _Floats
+) -> Rows:
+    count = len(queries)
+    values = np.empty((count, take), np.float32)
+    rows = np.empty((count, take), np.int64)
+    heap: Any = faiss.float_minheap_array_t()
+    heap.k, heap.nh = take, count
+    heap.val, heap.ids = faiss.swig_ptr(values), faiss.swig_ptr(rows)
+    heap.heapify()
+    for first in range(0, len(points), _POINTS):
+        block = points[first : first + _POINTS]
+        products = space[: count * len(block)].reshape(count, len(block))
+        np.matmul(queries, block.T, out=products)
+        if squares is not None:
+            products -= squares[first : first + _POINTS] / 2
+        heap.addn(len(block), faiss.swig_ptr(products), first, 0, count)
+    heap.reorder()
+    return rows
