@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from safetensors.numpy import save
 from embedder.errors import EvaluationError, FingerprintError, StoreError
 from embedder.fingerprint import Fingerprint
 from embedder.store import Cell, store_errors, sync_folder
-from embedder.types import Scores, Task, Vectors
+from embedder.types import Labels, Scores, Task, Vectors
 from index.search import CHUNK
 
 FORMAT = "casebook-head"
@@ -28,6 +30,9 @@ SCHEMA = 1
 
 _FOLDER = "heads"
 _KEY = "casebook"
+
+_NO_CHANCE = 1e20
+"""Beyond this a mean loss has a logit in it that stands for an infinite one, 1e30 or -1e30."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,10 @@ class Provenance:
         for facts in (self.counts, self.protocol, self.chosen, self.versions):
             if not isinstance(facts, dict):
                 raise ValueError(f"{facts!r} stands where an object should")
+        for name in ("train", "val", "erased"):
+            count = self.counts.get(name)
+            if type(count) is not int or count < 0:
+                raise ValueError(f"its counts have {count!r} for {name}")
 
     def to_json(self) -> str:
         facts = {"format": FORMAT, "schema": SCHEMA, **asdict(self)}
@@ -115,6 +124,25 @@ class Head:
         """A score for each class, as the function ``scores`` gives it."""
         return scores(self.weight, self.bias, self.provenance.task, vectors)
 
+    def loss(self, vectors: Vectors, labels: Labels) -> float:
+        """The mean log loss over cases, in float64; for the multi-label task also over labels.
+
+        ``vectors`` is (N, D), ``labels`` uint8 (N, 1) or (N, L). Infinite where a case has what the
+        head gives no chance, or where there is no case. Raises EvaluationError where the widths
+        differ.
+        """
+        total = 0.0
+        for part, logits in _logits(self.weight, self.bias, vectors):
+            truth = labels[part]
+            if self.provenance.task is Task.MULTILABEL:
+                total += float((np.logaddexp(0, logits) - logits * truth).sum())
+                continue
+            highest = logits.max(axis=1)
+            whole = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))
+            total += float((whole - logits[np.arange(len(truth)), truth[:, 0]]).sum())
+        mean = total / labels.size if labels.size else math.inf
+        return mean if mean < _NO_CHANCE else math.inf
+
 
 def scores(
     weight: NDArray[np.floating[Any]],
@@ -127,16 +155,9 @@ def scores(
     ``weight`` is (C, D), ``bias`` (C,), ``vectors`` (N, D); computed in float64, some rows at a
     time. Raises EvaluationError where the widths differ or a score is not finite.
     """
-    if vectors.ndim != 2 or vectors.shape[1] != weight.shape[1]:
-        raise EvaluationError(
-            f"embeddings have shape {vectors.shape}; the head needs width {weight.shape[1]}"
-        )
     found = np.empty((len(vectors), len(weight)))
-    across = weight.T.astype(np.float64)
-    for first in range(0, len(vectors), CHUNK):
-        part = slice(first, first + CHUNK)
+    for part, logits in _logits(weight, bias, vectors):
         with np.errstate(invalid="ignore", over="ignore"):  # what comes of it is refused below
-            logits = vectors[part].astype(np.float64) @ across + bias
             found[part] = _sigmoid(logits) if task is Task.MULTILABEL else _softmax(logits)
     wrong = np.flatnonzero(~np.isfinite(found).all(axis=1))
     if len(wrong):
@@ -227,6 +248,22 @@ def _refuse_other(place: Path, provenance: Provenance, cell: Cell) -> None:
             f"{place} was trained on another cell: {'; '.join(differences)}. "
             "Train on this one, or delete the file"
         )
+
+
+def _logits(
+    weight: NDArray[np.floating[Any]], bias: NDArray[np.floating[Any]], vectors: Vectors
+) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Of some rows at a time: which they are, and their logits, float64 (rows, C)."""
+    if vectors.ndim != 2 or vectors.shape[1] != weight.shape[1]:
+        raise EvaluationError(
+            f"embeddings have shape {vectors.shape}; the head needs width {weight.shape[1]}"
+        )
+    across = weight.T.astype(np.float64)
+    for first in range(0, len(vectors), CHUNK):
+        part = slice(first, first + CHUNK)
+        with np.errstate(invalid="ignore", over="ignore"):
+            logits = vectors[part].astype(np.float64) @ across + bias
+        yield part, logits
 
 
 def _folder(root: Path, dataset: str, size: int, variant: str) -> Path:

@@ -22,7 +22,8 @@ class Label(Answer):
 
 class Score(Label):
     score: float = Field(
-        description="Share of the vote; over all classes they sum to 1, each label has its own.",
+        description="Share of the vote, or what the probe gives; over all classes they sum to 1, "
+        "each label has its own.",
         ge=0, le=1,
     )  # fmt: skip
 
@@ -50,6 +51,25 @@ class Familiarity(Answer):
     mean_similarity: float = Field(description="Mean cosine of the query and its k neighbours.")
 
 
+class Probe(Answer):
+    """A linear layer trained on the embeddings, which decides in place of the neighbours."""
+
+    head: str = Field(description="Its file within the store.")
+    solver: str = Field(description="What trained it: `adamw` or `lbfgs`.")
+    seed: int | None = Field(description="What it was drawn by; null where nothing is drawn.")
+    train_cases: int = Field(description="Training cases that it was trained on.", ge=0)
+    val_cases: int = Field(description="Validation cases that it was chosen by.", ge=0)
+    val_loss: float | None = Field(
+        description="Mean log loss on the validation cases that were there when the service "
+        "started; null where that is infinite, or there was none.",
+        ge=0,
+    )
+    changes_since: int = Field(
+        description="Training and validation cases, added or erased, that it does not know of.",
+        ge=0,
+    )
+
+
 class Timings(Answer):
     """Milliseconds."""
 
@@ -61,22 +81,25 @@ class Timings(Answer):
 
 
 class Classification(Answer):
-    """A prediction and the cases it rests on."""
+    """A prediction and the cases it rests on or, where a probe decided, those nearest to it."""
 
     query: str | None = Field(description="Id of the stored case that was asked for; else null.")
-    dataset: str = Field(description="Dataset whose training cases voted.")
+    dataset: str = Field(description="Dataset whose training cases were compared.")
     model: str = Field(description="Backbone, as `GET /indexes` names it.")
     res: int = Field(description="Side length of the images, in pixels.")
     task: Task = Field(description="Kind of labels.")
-    k: int = Field(description="Number of neighbours that voted.", ge=1, le=100)
-    vote: str = Field(description="How they were counted.")
+    k: int = Field(description="Number of neighbours.", ge=1, le=100)
+    vote: str = Field(description="How they were counted; `probe`: they were not.")
+    probe: Probe | None = Field(description="What decided, where it was no vote; else null.")
     label: int | None = Field(description="Predicted class index; null for a multi-label task.")
     label_name: str | None = Field(description="Its name; null for a multi-label task.")
     labels: list[Label] = Field(
         description="What is predicted: one class, or every label with a score above one half."
     )
     scores: list[Score] = Field(description="Score of each class or label, in their order.")
-    neighbours: list[Neighbour] = Field(description="The cases that decided, the nearest first.")
+    neighbours: list[Neighbour] = Field(
+        description="The nearest cases, the nearest first; they decided unless `probe` is given."
+    )
     familiarity: Familiarity | None = Field(
         description="How usual the image is among the training cases; null where there are too few."
     )
@@ -146,6 +169,17 @@ class Accuracy(Answer):
     created: str = Field(description="When it was measured (ISO 8601, UTC).")
 
 
+class ProbeAccuracy(Answer):
+    value: float = Field(description="Share of right predictions on the test split.", ge=0, le=1)
+    created: str = Field(description="When it was measured (ISO 8601, UTC).")
+
+
+class IndexProbe(Probe):
+    accuracy: ProbeAccuracy | None = Field(
+        description="Its latest accuracy on record; null where there is none."
+    )
+
+
 class Index(Answer):
     dataset: str = Field(description="Dataset.")
     model: str = Field(description="Name of the stored variant: backbone and what departs from it.")
@@ -165,6 +199,9 @@ class Index(Answer):
     fingerprint: str = Field(description="SHA-256 of all that the embeddings depend on.")
     accuracy: list[Accuracy] = Field(
         description="k-NN accuracy on record for these embeddings, by the cosine; may be empty."
+    )
+    probe: IndexProbe | None = Field(
+        description="The linear probe that answers where `vote` is `probe`; null where none does."
     )
 
 

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from embedder.pictures import square
-from embedder.types import Distance, Labels, Pixels, Task, Vectors
+from embedder.selection import title
+from embedder.types import Distance, Labels, Pixels, Scores, Task, Vectors
 from index.search import Neighbours
 from index.vote import agrees, count_votes, decide, vote_of
 from service import cases, uploads
 from service.answers import Classification, Familiarity, Neighbour, Score, Timings
 from service.cases import CaseId
 from service.errors import BadRequestError
+from service.probe import PROBE, ServedProbe
 from service.served import ServedCell
 from service.telemetry import Stage
 from service.workers import Found, Query
@@ -33,7 +35,7 @@ _DECODERS = 4
 
 @dataclass(frozen=True)
 class Rule:
-    """How many neighbours vote, and how they are counted."""
+    """How many neighbours vote, and how they are counted, or that a probe decides."""
 
     k: int
     vote: str
@@ -67,7 +69,7 @@ class Classifier:
     async def upload(self, block: bytes, cell: ServedCell, rule: Rule) -> Classification:
         """Raises what decoding, embedding and searching raise; the caller holds a slot."""
         began = time.perf_counter()
-        check(cell, rule.k)
+        check(cell, rule)
         (pixels,) = await self.decode(block, [cell])
         decoded = time.perf_counter() - began
         done = await cell.embedder.submit(pixels)
@@ -78,12 +80,12 @@ class Classifier:
         """A stored case, which is not its own neighbour."""
         began = time.perf_counter()
         vector, own = cell.collection.vector(cell.fingerprint, name.split, name.row)
-        check(cell, rule.k, own is not None)
+        check(cell, rule, own is not None)
         return await self._search(cell, vector, rule, own, str(name), began, {})
 
     async def vector(self, vector: list[float], cell: ServedCell, rule: Rule) -> Classification:
         began = time.perf_counter()
-        check(cell, rule.k)
+        check(cell, rule)
         with np.errstate(over="ignore"):
             query = np.array(vector, np.float32)
         width = cell.cell.header.fingerprint.width
@@ -111,31 +113,39 @@ class Classifier:
         milliseconds = {str(stage): round(1000 * seconds, 3) for stage, seconds in times.items()}
         total = round(1000 * (time.perf_counter() - began), 3)
         timings = Timings(**milliseconds, total=total)
-        return answer(cell, done.result, rule, query, timings)
+        return answer(cell, vector, done.result, rule, query, timings)
 
 
-def check(cell: ServedCell, k: int, is_own: bool = False) -> None:
-    """Raise BadRequestError where ``k`` is more than there are cases."""
+def check(cell: ServedCell, rule: Rule, is_own: bool = False) -> None:
+    """Raise BadRequestError where k is more than there are cases, or there is no probe to ask."""
     left = cell.count() - is_own
-    if k > left:
-        raise BadRequestError(f"k = {k}, but there are {left} cases; use 1 to {left}")
+    if rule.k > left:
+        raise BadRequestError(f"k = {rule.k}, but there are {left} cases; use 1 to {left}")
+    if rule.vote == PROBE:
+        _probe_of(cell)
 
 
 def answer(
-    cell: ServedCell, found: Found, rule: Rule, query: str | None, timings: Timings
+    cell: ServedCell,
+    vector: Vectors,
+    found: Found,
+    rule: Rule,
+    query: str | None,
+    timings: Timings,
 ) -> Classification:
-    """Count the votes of what was found, by the rules that evaluation counts them by."""
+    """Decide by the rules that evaluation has: count the votes of what was found, or ask the probe
+    for the embedding, float32 (D,).
+    """
     dataset = cell.cell.dataset
-    scores = count_votes(
-        Neighbours(found.rows[None], found.similarities[None]), found.state.labels, dataset.task,
-        len(dataset.classes), vote_of(rule.vote), Distance.COSINE,
-    )  # fmt: skip
+    probe = _probe_of(cell) if rule.vote == PROBE else None
+    scores = probe.scores(vector) if probe else _votes(cell, found, rule.vote)
     predicted = decide(scores, dataset.task)[0]
     labels = cases.names(dataset, predicted)
     single = None if dataset.task is Task.MULTILABEL else labels[0]
     return Classification(
         query=query, dataset=dataset.name, model=cell.model, res=cell.cell.size, task=dataset.task,
-        k=rule.k, vote=rule.vote, label=single.index if single else None,
+        k=rule.k, vote=rule.vote, probe=probe.describe(found.state) if probe else None,
+        label=single.index if single else None,
         label_name=single.name if single else None, labels=labels,
         scores=[
             Score(index=number, name=dataset.classes[number], score=min(1.0, float(score)))
@@ -144,6 +154,23 @@ def answer(
         neighbours=_neighbours(cell, found, predicted),
         familiarity=_familiarity(cell, found),
         index_version=found.state.version, fingerprint=cell.fingerprint, timings=timings,
+    )  # fmt: skip
+
+
+def _probe_of(cell: ServedCell) -> ServedProbe:
+    if cell.probe is None:
+        raise BadRequestError(
+            f"{title(cell.cell)} has no linear probe; run probe-eval for it, then restart the "
+            "service, or use another vote"
+        )
+    return cell.probe
+
+
+def _votes(cell: ServedCell, found: Found, vote: str) -> Scores:
+    dataset = cell.cell.dataset
+    return count_votes(
+        Neighbours(found.rows[None], found.similarities[None]), found.state.labels, dataset.task,
+        len(dataset.classes), vote_of(vote), Distance.COSINE,
     )  # fmt: skip
 
 

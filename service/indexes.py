@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from embedder.fingerprint import Fingerprint
 from embedder.registry import find
 from embedder.types import Distance, Split
 from index.vote import SoftmaxVote
-from service.answers import Accuracy, Index, Indexes
+from service.answers import Accuracy, Index, Indexes, IndexProbe, ProbeAccuracy
 from service.errors import BadRequestError
 from service.served import Served, ServedCell
 
-Measured = tuple[str, Accuracy]
-"""A fingerprint in JSON, and an accuracy of the embeddings that it names."""
+_PLAIN = {
+    "k", "distance", "vote", "temperature", "support", "leave_one_out", "tie", "index", "k_from",
+    "k_by",
+}  # fmt: skip
+"""What the protocol of a k-NN record may have; corrected scores or drawn supports have more."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An accuracy of the embeddings that ``fingerprint``, in JSON, names; by which protocol."""
+
+    fingerprint: str
+    protocol: Mapping[str, Any]
+    accuracy: Accuracy | ProbeAccuracy
 
 
 def pick(served: Served, dataset: str | None, model: str | None, res: int | None) -> ServedCell:
@@ -59,7 +73,9 @@ def listing(served: Served, results: Path) -> Indexes:
 def _describe(cell: ServedCell, records: Sequence[Measured]) -> Index:
     dataset, state = cell.cell.dataset, cell.collection.state
     mine = cell.cell.header.fingerprint.to_json()
-    latest = {(a.k, a.vote): a for fingerprint, a in records if fingerprint == mine}
+    known = [one for one in records if one.fingerprint == mine]
+    votes = [one.accuracy for one in known if isinstance(one.accuracy, Accuracy)]
+    latest = {(accuracy.k, accuracy.vote): accuracy for accuracy in votes}
     test_gone = sum(split is Split.TEST for split, _ in state.erased)
     return Index(
         dataset=dataset.name, model=cell.model,
@@ -70,11 +86,23 @@ def _describe(cell: ServedCell, records: Sequence[Measured]) -> Index:
         untrained=cell.untrained, images=cell.images is not None,
         licence=dataset.licence, index_version=state.version,
         fingerprint=cell.fingerprint, accuracy=[latest[key] for key in sorted(latest)],
+        probe=_describe_probe(cell, known),
     )  # fmt: skip
 
 
+def _describe_probe(cell: ServedCell, known: Sequence[Measured]) -> IndexProbe | None:
+    if cell.probe is None:
+        return None
+    found = None
+    for one in known:
+        if isinstance(one.accuracy, ProbeAccuracy) and cell.probe.is_of(one.protocol):
+            found = one.accuracy
+    facts = cell.probe.describe(cell.collection.state)
+    return IndexProbe(**facts.model_dump(), accuracy=found)
+
+
 def on_record(folder: Path) -> Sequence[Measured]:
-    """What k-NN evaluations of test splits by the cosine have measured, the latest last.
+    """What evaluations of test splits have measured, k-NN by the cosine, the latest last.
 
     Records are read as docs/evaluation.md describes them, again only when the folder changed.
     """
@@ -87,19 +115,26 @@ def on_record(folder: Path) -> Sequence[Measured]:
 @lru_cache(maxsize=1)
 def _read(folder: Path, _: int) -> Sequence[Measured]:
     found = [measured for path in sorted(folder.glob("*.json")) for measured in _read_one(path)]
-    return tuple(sorted(found, key=lambda measured: measured[1].created))
+    return tuple(sorted(found, key=lambda measured: measured.accuracy.created))
 
 
 def _read_one(path: Path) -> Iterator[Measured]:
     """Nothing of a file that is no such record."""
     with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
         record = json.loads(path.read_text())
-        protocol = record["protocol"]
-        kind = (record["format"], record["kind"], record["split"], protocol["distance"])
-        as_served = protocol["temperature"] in (None, SoftmaxVote().temperature)
-        if as_served and kind == ("casebook-result", "knn", str(Split.TEST), str(Distance.COSINE)):
-            measured = Accuracy(
-                value=record["metrics"]["accuracy"], k=protocol["k"], vote=protocol["vote"],
-                created=record["created"],
-            )  # fmt: skip
-            yield Fingerprint(**record["fingerprint"]).to_json(), measured
+        kind, split, protocol = record["kind"], record["split"], record["protocol"]
+        if (record["format"], split) != ("casebook-result", str(Split.TEST)):
+            return
+        facts = {"value": record["metrics"]["accuracy"], "created": record["created"]}
+        fingerprint = Fingerprint(**record["fingerprint"]).to_json()
+        if kind == "probe" and protocol["head"]:
+            yield Measured(fingerprint, protocol, ProbeAccuracy(**facts))
+        elif kind == "knn" and _as_served(protocol):
+            voted = Accuracy(**facts, k=protocol["k"], vote=protocol["vote"])
+            yield Measured(fingerprint, protocol, voted)
+
+
+def _as_served(protocol: Mapping[str, Any]) -> bool:
+    """Whether a k-NN evaluation decided as the service does, by every training case."""
+    usual = protocol["temperature"] in (None, SoftmaxVote().temperature)
+    return usual and protocol["distance"] == str(Distance.COSINE) and protocol.keys() <= _PLAIN

@@ -25,17 +25,18 @@ from service.waiting import within
 
 MOST_FILES = 64
 
-VoteName = Literal["majority", "distance", "softmax"]
+VoteName = Literal["majority", "distance", "softmax", "probe"]
 
 Name = Annotated[str | None, Field(max_length=200)]
 
 _DATASET = "Dataset whose training cases vote; may be left out where one is served."
 _MODEL = "Backbone or stored variant; may be left out where the dataset has one."
 _RES = "Side length of the images, in pixels; may be left out where there is one."
-_K = "Number of nearest training cases that vote."
+_K = "Number of nearest training cases that vote or, with `probe`, are shown."
 _VOTE = (
     "`majority`: every case counts alike; `distance`: by its cosine; "
-    "`softmax`: by exp(cosine / 0.07)."
+    "`softmax`: by exp(cosine / 0.07). `probe`: none does, the linear probe of the index decides, "
+    "where `GET /indexes` names one."
 )
 
 router = APIRouter(tags=["predictions"], dependencies=[Depends(read_access)])
@@ -174,7 +175,7 @@ async def search(
 
 @router.get("/indexes", dependencies=[Depends(only_query())], responses=responses(401, 422, 429))
 def indexes(context: Annotated[Context, Depends(context_of)]) -> Indexes:
-    """What is served: datasets, backbones, resolutions, versions, accuracies on record."""
+    """What is served: datasets, backbones, resolutions, versions, probes, accuracies on record."""
     return listing(context.served, context.settings.store / "results")
 
 

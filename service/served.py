@@ -25,6 +25,7 @@ from service.batcher import Batcher
 from service.collection import Collection
 from service.errors import BadUploadError
 from service.overlay import Overlay, overlay_path
+from service.probe import ServedProbe, find_probe
 from service.settings import Settings
 from service.startup import check, choose, find_images, recipe_of, refuse_unlike
 from service.workers import Found, Query, embed_with, search_in
@@ -39,7 +40,8 @@ Observe = Callable[[str, int, float], None]
 class ServedCell:
     """A cell that is served, by its backbone's worker and one of its own.
 
-    ``images`` is None where the dataset's file is not at hand, or is not what was embedded.
+    ``images`` is None where the dataset's file is not at hand, or is not what was embedded,
+    ``probe`` where no head of the cell is in the store.
     """
 
     cell: Cell
@@ -50,6 +52,7 @@ class ServedCell:
     images: ImageSource | None
     reader: ThreadPoolExecutor
     """Reads single images, apart from all else: one late in a large file may take a minute."""
+    probe: ServedProbe | None
 
     @property
     def model(self) -> str:
@@ -213,7 +216,8 @@ class Served:
         self.searchers.append(searcher)
         images = find_images(cell, library, self._settings.dataset)
         reader = ThreadPoolExecutor(1, f"{label}-images")
-        return ServedCell(cell, name, cases, worker, searcher, images, reader)
+        probe = find_probe(self._settings.store, cell, cases.state.erased)
+        return ServedCell(cell, name, cases, worker, searcher, images, reader, probe)
 
 
 def _added_pixels(overlay: Overlay, number: int, cell: Cell) -> Pixels:

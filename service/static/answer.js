@@ -60,7 +60,12 @@ export function cautions(answer, query, index) {
   if (home !== answer.dataset) {
     found.push([`This image is of another dataset, ${home}.`, `The label is of ${answer.dataset}, and need not mean anything for it.`]);
   }
+  if (answer.probe?.changes_since) found.push(["The linear probe is not up to date:", `${unknownTo(answer.probe)}.`]);
   return found;
+}
+
+export function unknownTo({ changes_since: count }) {
+  return `${count} ${count === 1 ? "case was" : "cases were"} added or erased that it does not know of`;
 }
 
 export function drawAnswer(answer, query, warnings, onNeighbour) {
@@ -71,13 +76,16 @@ export function drawAnswer(answer, query, warnings, onNeighbour) {
   $("label").className = predicted.some((name) => name.length > LONG) ? "long" : "";
   $("label").replaceChildren(...predicted.map((name) => make("span", "", name)));
   const agreeing = answer.neighbours.filter((neighbour) => neighbour.agrees).length;
-  $("share").textContent = `${agreeing} of the ${answer.neighbours.length} nearest cases agree.`;
+  const agree = `${agreeing} of the ${answer.neighbours.length} nearest cases agree.`;
+  $("share").textContent = answer.probe ? `The linear probe decided, not the cases below. ${agree}` : agree;
+  $("scores-title").textContent = answer.probe ? "Score by the linear probe" : "Share of the vote";
+  $("neighbours-title").textContent = answer.probe ? "Nearest training cases; they did not decide" : "Nearest training cases";
   const several = answer.task === "multi-label" && answer.labels.length > 0;
   $("agrees-means").textContent = several ? "has every predicted label" : "agrees with the prediction";
   $("differs-means").textContent = several ? "lacks one" : "does not";
   drawOwn(answer, own);
   $("cautions").replaceChildren(...warnings.map((warning) => caution(...warning)));
-  drawFamiliarity(answer.familiarity);
+  drawFamiliarity(answer);
   drawScores(answer);
   drawNeighbours(answer, onNeighbour);
   drawFacts(answer);
@@ -111,7 +119,7 @@ function drawOwn(answer, own) {
   );
 }
 
-function drawFamiliarity(familiarity) {
+function drawFamiliarity({ familiarity, probe }) {
   if (!familiarity) {
     $("familiarity").replaceChildren(make("p", "", "There are too few training cases to tell."));
     return;
@@ -132,7 +140,10 @@ function drawFamiliarity(familiarity) {
   const parts = [scale, ends, words];
   if (foreign) {
     parts.unshift(
-      caution("This image is unlike the training set.", "The label is only that of the least distant cases; do not rely on it."),
+      caution(
+        "This image is unlike the training set.",
+        probe ? "The probe was not trained for such images; do not rely on its label." : "The label is only that of the least distant cases; do not rely on it.",
+      ),
     );
   }
   $("familiarity").replaceChildren(...parts);
@@ -194,12 +205,19 @@ function drawNeighbours(answer, onNeighbour) {
 function drawFacts(answer) {
   const licences = [...new Set(answer.neighbours.map((neighbour) => neighbour.licence))];
   $("protocol").textContent =
-    `${answer.dataset}, ${answer.model} at ${answer.res} px, k = ${answer.k}, ${answer.vote} vote. ` +
+    `${answer.dataset}, ${answer.model} at ${answer.res} px, k = ${answer.k}, ${answer.probe ? "linear probe" : `${answer.vote} vote`}. ` +
     `${licences.length > 1 ? "Licences" : "Licence"} of the images: ${licences.join("; ")}.`;
   const facts = [["Index version", String(answer.index_version)], ["Fingerprint", answer.fingerprint.replace(/^(sha256:)?(.{12}).*/, "$1$2…")]];
   for (const [name, value] of Object.entries(answer.timings)) facts.push([TIMINGS[name] ?? name, `${value.toFixed(1)} ms`]);
+  if (answer.probe) facts.push(...probeFacts(answer.probe));
   $("facts").replaceChildren(...facts.flatMap(([name, value]) => [make("dt", "", name), make("dd", "", value)]));
   $("facts").children[3].title = answer.fingerprint;
 }
+
+const probeFacts = (probe) => [
+  ["Linear probe", probe.head],
+  ["Trained on", `${probe.train_cases.toLocaleString("en")} cases, chosen by ${probe.val_cases.toLocaleString("en")} of val`],
+  ["Log loss on val", probe.val_loss?.toFixed(4) ?? "none"],
+];
 
 const TIMINGS = { decode: "Reading the image", queue: "Waiting", embed: "Embedding", search: "Searching", total: "In all" };

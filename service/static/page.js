@@ -265,9 +265,11 @@ $("file").addEventListener("change", () => {
 });
 for (const id of ["dataset", "model", "res"]) {
   $(id).addEventListener("change", () => {
+    const { vote } = settings();
     fillSettings(place());
     if (id === "dataset") loadExamples(0);
     settingsChanged();
+    if (vote !== settings().vote) alertIn($("address-alert"), new Failure("", `There is no linear probe here; the vote is ${settings().vote} instead.`));
   });
 }
 $("vote").addEventListener("change", settingsChanged);

@@ -1,11 +1,13 @@
 // What an image is compared with: the controls and what is served.
 
-import { caution, UNTRAINED } from "./answer.js";
+import { caution, unknownTo, UNTRAINED } from "./answer.js";
 
 const $ = (id) => document.getElementById(id);
 const { indexes } = JSON.parse(document.querySelector("main").dataset.indexes);
 
 const DEFAULT_K = 11;
+
+const PROBE = new Option("linear probe: no vote", "probe");
 
 // MedMNIST cut these otherwise than the service cuts an upload.
 const FRAMING = {
@@ -30,7 +32,15 @@ export function fillSettings(wanted) {
   const index = ofModel.find((one) => String(one.res) === $("res").value);
   if (!index) return;
   for (const id of ["k", "k-range"]) $(id).max = Math.min(100, index.cases);
+  offerProbe(Boolean(index.probe));
   describe(index);
+}
+
+function offerProbe(offered) {
+  if (offered === PROBE.isConnected) return;
+  PROBE.selected = false; // or it would come back as the choice
+  if (offered) $("vote").append(PROBE);
+  else PROBE.remove();
 }
 
 // Takes what an address asks for, by default the first of each. Says what of it is not to be had.
@@ -48,7 +58,7 @@ export function takeSettings(address) {
 function describe(index) {
   $("about-index").textContent =
     `${index.cases.toLocaleString("en")} training cases, ${index.classes.length} ` +
-    `${index.task === "multi-label" ? "labels" : "classes"}; ${accuracyOf(index)}.`;
+    `${index.task === "multi-label" ? "labels" : "classes"}; ${accuracyOf(index)}${probeOf(index)}.`;
   $("untrained").replaceChildren(...(index.untrained ? [caution(...UNTRAINED)] : []));
   const framing = FRAMING[index.dataset];
   $("framing").textContent = framing ? `Frame it as the examples are: ${framing}.` : "";
@@ -59,6 +69,12 @@ function accuracyOf({ accuracy: [record], added, erased }) {
   if (!record) return "no accuracy on record";
   const changed = added + erased > 0 ? `, of the cases as embedded: ${added} added and ${erased} erased since` : "";
   return `accuracy on record ${(100 * record.value).toFixed(2)} % (k = ${record.k}, ${record.vote})${changed}`;
+}
+
+function probeOf({ probe }) {
+  if (!probe) return "";
+  const share = probe.accuracy ? `${(100 * probe.accuracy.value).toFixed(2)} %` : "not on record";
+  return `; accuracy of the linear probe ${share}${probe.changes_since ? `, ${unknownTo(probe)}` : ""}`;
 }
 
 export const place = () => ({ dataset: $("dataset").value, model: $("model").value, res: $("res").value });

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import struct
 import subprocess
@@ -18,11 +19,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
-from scipy.special import expit, softmax
+from scipy.special import expit, log_expit, log_softmax, softmax
+from sklearn.metrics import log_loss
 
 from embedder.errors import EvaluationError, FingerprintError, StoreError, StoreFullError
+from embedder.fingerprint import Fingerprint
 from embedder.store import Cell, Store
 from embedder.types import Split, Task
+from evaluate.logistic import NEVER
 from index import heads
 from index.heads import Head, Provenance, scores
 from tests.evaluate.conftest import CellMaker
@@ -139,6 +143,67 @@ def test_scores_by_hand() -> None:
     np.testing.assert_allclose(found, [[0.5, 0.75], [0.5, 1], [0.5, 0]], rtol=0, atol=1e-7)
 
 
+@given(st.integers(0, 2**32 - 1), st.sampled_from(list(Task)), st.floats(0, 100))
+def test_the_loss_is_that_of_scikit_learn(seed: int, task: Task, size: float) -> None:
+    rng = np.random.default_rng(seed)
+    weight = (size * rng.standard_normal((3, 2))).astype(np.float32)
+    head = Head(weight, rng.standard_normal(3).astype(np.float32), plain_provenance(task))
+    vectors = rng.standard_normal((7, 2)).astype(np.float32)
+    logits = vectors.astype(np.float64) @ weight.T.astype(np.float64) + head.bias
+    if task is Task.MULTILABEL:
+        labels = rng.integers(0, 2, (7, 3), np.uint8)
+        expected = -log_expit(np.where(labels == 1, logits, -logits)).mean()
+    else:
+        labels = rng.integers(0, 3, (7, 1), np.uint8)
+        expected = -np.take_along_axis(log_softmax(logits, axis=1), labels, axis=1).mean()
+        shares = softmax(logits, axis=1)
+        if shares.min() > 1e-12:
+            known = log_loss(labels[:, 0], shares, labels=[0, 1, 2])
+            assert expected == pytest.approx(known, rel=1e-6)
+    assert head.loss(vectors, labels) == pytest.approx(expected, rel=1e-9, abs=1e-12)
+
+
+def test_the_loss_by_hand() -> None:
+    bias = np.array([0, np.log(3), NEVER], np.float32)
+    head = Head(np.zeros((3, 2), np.float32), bias, plain_provenance(Task.MULTICLASS))
+    vectors = np.zeros((2, 2), np.float32)
+    found = head.loss(vectors, np.array([[0], [1]], np.uint8))
+    assert found == pytest.approx((np.log(4) + np.log(4 / 3)) / 2)
+    assert head.loss(vectors, np.array([[0], [2]], np.uint8)) == math.inf
+    assert head.loss(vectors[:0], np.zeros((0, 1), np.uint8)) == math.inf
+    with pytest.raises(EvaluationError, match="the head needs width 2"):
+        head.loss(np.zeros((1, 3), np.float32), np.zeros((1, 1), np.uint8))
+
+
+def test_the_loss_where_a_label_never_was_and_another_always() -> None:
+    bias = np.array([0, NEVER, -NEVER], np.float32)
+    head = Head(np.zeros((3, 2), np.float32), bias, plain_provenance(Task.MULTILABEL))
+    vectors = np.zeros((2, 2), np.float32)
+    found = head.loss(vectors, np.array([[0, 0, 1], [1, 0, 1]], np.uint8))
+    assert found == pytest.approx(np.log(2) / 3)
+    for labels in ([[0, 0, 1], [0, 1, 1]], [[0, 0, 0], [0, 0, 1]]):
+        assert head.loss(vectors, np.array(labels, np.uint8)) == math.inf
+
+
+def test_the_loss_of_more_rows_than_are_taken_together(cell: Cell) -> None:
+    head = head_of(cell)
+    rng = np.random.default_rng(0)
+    vectors = rng.standard_normal((9000, 2)).astype(np.float32)
+    labels = rng.integers(0, 3, (9000, 1), np.uint8)
+    expected = -np.log(np.take_along_axis(head.scores(vectors), labels, axis=1)).mean()
+    assert head.loss(vectors, labels) == pytest.approx(expected, rel=1e-12)
+
+
+def plain_provenance(task: Task) -> Provenance:
+    fingerprint = Fingerprint(
+        "toy", "crc:1", 28, "hog", "scikit-image:hog", "none", "hog", "none", 2, "fp32", "float32"
+    )
+    return Provenance(
+        "toy", "hog", task, CLASSES, fingerprint, {"train": 3, "val": 2, "erased": 0}, "lbfgs", {},
+        None, {}, {},
+    )  # fmt: skip
+
+
 def test_scores_of_many_rows_and_of_none(cell: Cell) -> None:
     head = head_of(cell)
     vectors = np.random.default_rng(0).standard_normal((9000, 2)).astype(np.float32)
@@ -206,6 +271,9 @@ def without(name: str) -> Callable[[dict[str, Any]], str]:
         (changed(classes=None), "unreadable provenance"),
         (changed(dataset="other"), "by the fingerprint another"),
         (changed(seed="5"), "seed is '5'"),
+        (changed(counts={"train": 3, "val": 2}), "its counts have None for erased"),
+        (changed(counts={"train": "3", "val": 2, "erased": 0}), "its counts have '3' for train"),
+        (changed(counts={"train": 3, "val": -1, "erased": 0}), "its counts have -1 for val"),
         (changed(protocol=[]), "stands where an object should"),
         (changed(versions=[]), "unreadable provenance"),
         (changed(fingerprint={"dataset": "toy"}), "unreadable fingerprint"),

@@ -64,6 +64,27 @@ def server(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield running
 
 
+@pytest.fixture(scope="session")
+def probed(phantom_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """As ``server``, with a linear probe of each cell at 28 px, and none at 64."""
+    folder = tmp_path_factory.mktemp("probed")
+    shutil.copytree(phantom_store, folder / "store")
+    run(
+        folder,
+        "probe-eval",
+        "--res",
+        "28",
+        "--epochs",
+        "9",
+        "--seeds",
+        "1",
+        "--learning-rate",
+        "0.01",
+    )
+    with serving(folder, folder / "store") as running:
+        yield running
+
+
 @dataclass(frozen=True)
 class Tiny:
     """The application over a tiny dataset of random images, with keys to it."""

@@ -63,10 +63,13 @@ class Api:
 
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of ``tiny.npz``, beside it: a multi-label task, so any number of labels is right."""
+    """A store of ``tiny.npz``, beside it: a multi-label task, so any number of labels is right; and
+    with a linear probe, so any vote is.
+    """
     folder = tmp_path_factory.mktemp("openapi")
     write_npz(folder / "tiny.npz", counts=(200, 4, 12), label_count=2, classes=2)
     run(folder, "embed", "--model", "hog", "--dataset", "tiny.npz")
+    run(folder, "probe-eval", "--solver", "lbfgs")
     return folder
 
 

@@ -70,6 +70,13 @@ def changed_desk(browser: Browser, changed: Server) -> Iterator[Desk]:
 
 
 @pytest.fixture
+def probed_desk(browser: Browser, probed: Server, request: pytest.FixtureRequest) -> Iterator[Desk]:
+    options = getattr(request, "param", {})
+    with watched(browser, probed.url, **options) as (page, watch):
+        yield Desk(page, watch, probed.url)
+
+
+@pytest.fixture
 def desk(browser: Browser, server: Server, request: pytest.FixtureRequest) -> Iterator[Desk]:
     options = getattr(request, "param", {})
     with watched(browser, server.url, **options) as (page, watch):
@@ -606,6 +613,150 @@ def test_a_picture_that_is_not_at_hand_has_a_place(desk: Desk) -> None:
     desk.answer(lambda: desk.visit(CELL))
     expect(desk.page.locator("#neighbours .no-picture")).to_have_count(11)
     expect(desk.page.locator("#neighbours img")).to_have_count(0)
+
+
+# Linear probes
+
+
+BY_PROBE = CELL.replace("majority", "probe")
+
+
+def test_a_probe_is_offered_where_there_is_one(probed_desk: Desk) -> None:
+    desk, page = probed_desk, probed_desk.page
+    offered = page.locator("#vote option")
+    alert = page.locator("#address-alert")
+    desk.visit()
+    expect(offered).to_have_text(
+        [
+            "majority: all count alike", "distance: nearer ones count more",
+            "softmax: the nearest decide", "linear probe: no vote",
+        ]
+    )  # fmt: skip
+    expect(page.locator("#about-index")).to_have_text(
+        re.compile(r"; accuracy of the linear probe \d\d\.\d\d %\.$")
+    )
+    desk.answer(page.locator(".example").first.click)
+    assert desk.answer(lambda: page.select_option("#vote", "probe"))["vote"] == "probe"
+    assert "vote=probe" in page.url
+    answer = desk.answer(lambda: page.select_option("#res", "64"))
+    assert (answer["res"], answer["vote"], answer["probe"]) == (64, "majority", None)
+    expect(offered).to_have_count(3)
+    expect(page.locator("#about-index")).not_to_contain_text("probe")
+    expect(alert).to_have_text("There is no linear probe here; the vote is majority instead.")
+    desk.shot("probe-not-here")
+    desk.answer(lambda: page.fill("#k", "5"))
+    expect(alert).to_be_empty()
+    desk.answer(lambda: page.select_option("#res", "28"))
+    expect(offered).to_have_count(4)
+    expect(page.locator("#vote")).to_have_value("majority")
+    desk.answer(lambda: page.select_option("#vote", "probe"))
+    answer = desk.answer(lambda: page.select_option("#dataset", "phantom-nodule"))
+    assert answer["probe"]["head"].startswith("heads/phantom-nodule/28/hog/")
+    expect(alert).to_be_empty()
+
+
+def test_an_address_that_asks_for_a_probe_that_is_not_there(probed_desk: Desk) -> None:
+    desk = probed_desk
+    answer = desk.answer(lambda: desk.visit(BY_PROBE.replace("res=28", "res=64")))
+    assert answer["vote"] == "majority"
+    expect(desk.page.locator("#address-alert")).to_have_text(
+        "There is no vote “probe” here; majority is taken instead."
+    )
+
+
+@pytest.mark.parametrize(
+    ("probed_desk", "name"), [({}, "light"), (DARK, "dark"), (PHONE | DARK, "phone-dark")],
+    indirect=["probed_desk"],
+)  # fmt: skip
+def test_it_says_that_a_probe_decided(probed_desk: Desk, name: str) -> None:
+    desk, page = probed_desk, probed_desk.page
+    plain = desk.answer(lambda: desk.visit(CELL))
+    expect(page.locator("#share")).not_to_contain_text("probe")
+    assert plain["probe"] is None
+    answer = desk.answer(lambda: page.select_option("#vote", "probe"))
+    assert _ids(answer) == _ids(plain)
+    agreeing = sum(case["agrees"] for case in answer["neighbours"])
+    words = (
+        f"The linear probe decided, not the cases below. {agreeing} of the 11 nearest cases agree."
+    )
+    expect(page.locator("#share")).to_have_text(words)
+    expect(page.locator("#status")).to_contain_text(words)
+    expect(page.locator("#scores-title")).to_have_text("Score by the linear probe")
+    expect(page.locator("#neighbours-title")).to_have_text(
+        "Nearest training cases; they did not decide"
+    )
+    expect(page.locator("#protocol")).to_contain_text("hog at 28 px, k = 11, linear probe.")
+    expect(page.locator("#cautions")).to_be_empty()
+    rows = [row.split()[-1] for row in page.locator("#scores li").all_inner_texts()]
+    assert rows == [f"{score['score']:.2f}" for score in answer["scores"]]
+    page.locator("summary").click()
+    facts = page.locator("#facts").inner_text()
+    assert answer["probe"]["head"] in facts
+    assert f"{answer['probe']['val_loss']:.4f}" in facts
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width == (page.viewport_size or {})["width"]
+    _check_everyone_can_read(page)
+    desk.shot(f"probe-{name}")
+    desk.answer(lambda: page.select_option("#vote", "majority"))
+    expect(page.locator("#share")).to_have_text(
+        re.compile(r"^\d+ of the 11 nearest cases agree\.$")
+    )
+    expect(page.locator("#scores-title")).to_have_text("Share of the vote")
+    expect(page.locator("#neighbours-title")).to_have_text("Nearest training cases")
+    assert answer["probe"]["head"] not in page.locator("#facts").inner_text()
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(1, "1 case was added or erased"), (2, "2 cases were added or erased")]
+)
+def test_a_probe_that_does_not_know_of_changes(probed_desk: Desk, count: int, words: str) -> None:
+    """As after changes, told in the answer and in the list of what is served."""
+    desk, page = probed_desk, probed_desk.page
+
+    def since(route: Route) -> None:
+        answer = route.fetch().json()
+        answer["probe"]["changes_since"] = count
+        route.fulfill(json=answer)
+
+    def change(index: dict[str, Any]) -> None:
+        if index["probe"]:
+            index["probe"].update(changes_since=count, accuracy=None)
+
+    page.route("**/search", since)
+    desk.serves(change)
+    desk.answer(lambda: desk.visit(BY_PROBE))
+    unknown = f"{words} that it does not know of."
+    notice = f"The linear probe is not up to date: {unknown}"
+    expect(page.locator("#cautions")).to_have_text(notice)
+    expect(page.locator("#status")).to_contain_text(notice)
+    expect(page.locator("#about-index")).to_contain_text(
+        f"; accuracy of the linear probe not on record, {unknown}"
+    )
+    desk.shot(f"probe-changes-{count}")
+
+
+def test_a_foreign_image_and_a_probe(probed_desk: Desk) -> None:
+    desk = probed_desk
+    desk.visit(BY_PROBE.partition("&case")[0])
+    answer = desk.answer(lambda: desk.choose("stripes.png", stripes()))
+    assert answer["vote"] == "probe"
+    expect(desk.page.locator("#familiarity .alert")).to_have_text(
+        "This image is unlike the training set. The probe was not trained for such images; do "
+        "not rely on its label."
+    )
+
+
+@pytest.mark.parametrize("probed_desk", [CLIPBOARD], indirect=True)
+def test_what_a_probe_decided_can_be_copied(probed_desk: Desk, tmp_path: Path) -> None:
+    answer = probed_desk.answer(lambda: probed_desk.visit(BY_PROBE))
+    assert _run(_copy(probed_desk, "curl"), tmp_path) == answer | {"timings": _ANY}
+
+
+def test_probes_among_what_is_served(probed_desk: Desk) -> None:
+    probed_desk.visit()
+    served = probed_desk.page.locator(".served li").all_inner_texts()
+    assert [bool(re.search(r"Linear probe, trained on 1,400 cases: \d\d\.\d\d % ", text))
+            for text in served] == [True, False, True, True]  # fmt: skip
 
 
 # What goes wrong
