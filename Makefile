@@ -5,10 +5,11 @@ VENV := .venv
 STAMP := $(VENV)/.installed-$(EXTRA)
 DEMO := demo
 
-.PHONY: help install test lint types check demo serve clean
+.PHONY: help install test lint types check demo report serve clean
 
 help:
 	@echo "make demo    embed a built-in dataset, evaluate it, draw one case's neighbours"
+	@echo "make report  embed all built-in datasets, evaluate them, write demo/report/report.html"
 	@echo "make serve   embed all built-in datasets and serve them at http://127.0.0.1:8000/"
 	@echo "make test    lint, types and all tests"
 	@echo "make lint | types | check    one of these alone"
@@ -42,6 +43,15 @@ demo: $(STAMP)
 	@echo
 	$(VENV)/bin/casebook neighbours --dataset phantom-cells --model hog --res 28 --case test/3 \
 		--k 11 --store $(DEMO)/store --out $(DEMO)/neighbours.png
+
+report: $(STAMP)
+	$(VENV)/bin/embed --model hog --dataset phantom --res 28,64 --store $(DEMO)/store
+	@echo
+	$(VENV)/bin/knn-eval --k 11 --model hog --dataset phantom --res 28,64 --intervals --store $(DEMO)/store
+	@echo
+	$(VENV)/bin/probe-eval --model hog --dataset phantom --res 28,64 --store $(DEMO)/store
+	@echo
+	$(VENV)/bin/casebook report --store $(DEMO)/store --out $(DEMO)/report
 
 serve: $(STAMP)
 	$(VENV)/bin/embed --model hog --dataset phantom --res 28 --store $(DEMO)/store

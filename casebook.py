@@ -33,6 +33,7 @@ COMMANDS = by_name(
         Command(
             "published", "evaluate.published_cli:main", "the benchmark's figures and statistics"
         ),
+        Command("report", "evaluate.report_cli:main", "the whole study as a page, tables, figures"),
         Command("audit", "evaluate.audit_cli:main", "likely duplicates and wrong labels, balance"),
         Command("profile", "evaluate.profile_cli:main", "what backbones cost at 224 px"),
         Command("serve", "service.cli:main", "classify over HTTP, with a page to look at"),

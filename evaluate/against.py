@@ -9,6 +9,8 @@ from evaluate import published
 from evaluate.results import Record
 
 _SCHEMES = {"knn": "knn", "probe": "probe"}
+_UNPUBLISHED = ("priors", "thresholds", "shots")
+"""Of a protocol; nothing comparable is published."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ def _is_comparable(record: Record) -> bool:
     if record.split != "test" or record.dataset not in published.DATASETS:
         return False
     how = record.protocol
+    if any(how.get(name) is not None for name in _UNPUBLISHED):
+        return False
     if record.kind == "knn":
         return (how["k"], how["vote"], how["distance"]) == (11, "majority", "cosine")
     return record.kind in _SCHEMES

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from embedder import console
 from embedder.errors import CasebookError, EvaluationError, UsageError
@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from evaluate.knn import Protocol
     from evaluate.results import Record
 
+    Evaluation = Callable[[Cell, Callable[[], object]], list[Record]]
+
 METRICS = ("accuracy", "balanced_accuracy", "kappa", "precision", "auc")
+MOST_DRAWS = 1000
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,6 +52,8 @@ def build_parser() -> console.Parser:
         "--split", choices=list(map(str, Split)), default="test",
         help="queries (default test); train: each left out of its own search",
     )  # fmt: skip
+    _add_corrections(parser)
+    _add_shots(parser)
     add_intervals(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--per-dataset", action="store_true", help="a line per cell, every metric")
@@ -84,6 +89,27 @@ def add_vote(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _add_corrections(parser: argparse.ArgumentParser) -> None:
+    correcting = parser.add_argument_group("correcting")
+    correcting.add_argument(
+        "--priors", choices=("uniform",),
+        help="divide scores by the shares of the classes among the training cases",
+    )  # fmt: skip
+    correcting.add_argument(
+        "--thresholds", choices=("balanced-accuracy", "f1"),
+        help="multi-label: for each label the threshold that is the best by this on val",
+    )  # fmt: skip
+
+
+def _add_shots(parser: argparse.ArgumentParser) -> None:
+    few = parser.add_argument_group("few-shot")
+    few.add_argument(
+        "--shots", action="append", metavar="N,...",
+        help="only so many training cases of each class vote, drawn at random: 1,2,4,8,16",
+    )  # fmt: skip
+    few.add_argument("--draws", metavar="N", help="how often they are drawn (default 10)")
+
+
 def add_intervals(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--intervals", type=int, nargs="?", const=1000, default=0, metavar="N",
@@ -114,15 +140,42 @@ def refuse_contradictions(options: argparse.Namespace) -> None:
         raise UsageError("--intervals takes a number from 1 to 1,000,000")
 
 
+def _refuse_clashes(options: argparse.Namespace) -> None:
+    """Raise UsageError for options of ``knn-eval`` that do not go together."""
+    if options.choose_k and (options.k or options.split == "val"):
+        raise UsageError("--choose-k chooses on val; drop --k, and --split val")
+    if options.draws is not None and not options.shots:
+        raise UsageError("--draws is how often --shots draws; give --shots too")
+    if not options.shots:
+        return
+    if options.split == "train":
+        raise UsageError("--shots draws from train; its queries come from --split val or test")
+    if len(console.numbers(options.k, "--k")) > 1:
+        raise UsageError("--shots takes one --k, of which it uses no more than the shots")
+    clashes = {
+        "choose_k": "takes k as it is given",
+        "thresholds": "is of few labelled cases, and thresholds need all of val",
+        "intervals": "gives the deviation over draws instead",
+        "against": "has nothing published to stand against",
+        "per_class": "has a matrix for each draw, see --json",
+    }
+    for name, reason in clashes.items():
+        if getattr(options, name):
+            raise UsageError(f"--shots {reason}; drop --{name.replace('_', '-')}")
+
+
 def protocol_of(options: argparse.Namespace, ks: list[int]) -> Protocol:
-    """The options of ``add_vote`` and a ``--split`` as a protocol."""
+    """The options of ``add_vote``, a ``--split`` and what else of a protocol is there."""
     from evaluate.knn import Protocol
+    from evaluate.thresholds import Criterion
     from index.build import Kind
     from index.vote import vote_of
 
+    criterion = getattr(options, "thresholds", None)
     return Protocol(
         tuple(ks), Distance(options.distance), vote_of(options.vote, options.temperature),
         Split(options.split), Kind(options.index), getattr(options, "intervals", 0),
+        getattr(options, "priors", None) == "uniform", Criterion(criterion) if criterion else None,
     )  # fmt: skip
 
 
@@ -132,24 +185,26 @@ def _handle(options: argparse.Namespace) -> int:
     from evaluate import results
 
     refuse_contradictions(options)
-    if options.choose_k and (options.k or options.split == "val"):
-        raise UsageError("--choose-k chooses on val; drop --k, and --split val")
+    _refuse_clashes(options)
     ks = options.k or ([options.choose_k] if options.choose_k else [])
     protocol = protocol_of(options, console.numbers(ks, "--k") or [11])
     if options.metric == "auc" and not protocol.vote.weighted:
         raise UsageError("a majority vote has no AUC; use --vote distance or softmax")
+    evaluate, steps = _evaluation(protocol, options)
     store = Store(options.store or default_root())
     folder = options.results or store.root / "results"
     cells, failures = select_cells(store, options.dataset, options.model, options.res)
     count = len(cells) + len(failures)
     paths = []
     known: dict[str, tuple[str, ...]] = {}
-    for cell in _watched(cells):
-        try:
-            paths += results.append(folder, _evaluate(cell, protocol, options))
-            known[cell.dataset.name] = cell.dataset.classes
-        except CasebookError as error:
-            failures.append(f"{title(cell)}: {error}")
+    with _bar(len(cells) * steps, " records" if options.shots else " cells") as bar:
+        for number, cell in enumerate(cells, 1):
+            try:
+                paths += results.append(folder, evaluate(cell, bar.update))
+                known[cell.dataset.name] = cell.dataset.classes
+            except CasebookError as error:
+                failures.append(f"{title(cell)}: {error}")
+            bar.update(number * steps - bar.n)
     for failure in failures:
         print(f"failed: {' '.join(failure.split())}", file=sys.stderr)
     if paths:
@@ -159,30 +214,47 @@ def _handle(options: argparse.Namespace) -> int:
     return 0
 
 
-def _evaluate(cell: Cell, protocol: Protocol, options: argparse.Namespace) -> list[Record]:
+def _evaluation(protocol: Protocol, options: argparse.Namespace) -> tuple[Evaluation, int]:
+    """What is done with each cell, and in how many steps."""
     from evaluate.knn import evaluate, evaluate_best
+    from evaluate.shots import evaluate_shots
 
+    if options.shots:
+        shots = sorted(console.numbers(options.shots, "--shots"))
+        draws = _number_of_draws(options.draws)
+        steps = draws * len(shots)
+        return lambda cell, watch: evaluate_shots(cell, protocol, shots, draws, watch), steps
     if options.choose_k:
-        return evaluate_best(cell, protocol, options.metric)
-    return evaluate(cell, protocol)
+        return lambda cell, _: evaluate_best(cell, protocol, options.metric), 1
+    return lambda cell, _: evaluate(cell, protocol), 1
 
 
-def _watched(cells: list[Cell]) -> Iterable[Cell]:
+def _number_of_draws(text: str | None) -> int:
+    found = [10] if text is None else console.numbers([text], "--draws")
+    if len(found) > 1 or found[0] > MOST_DRAWS:
+        raise UsageError(f"--draws takes one number from 1 to {MOST_DRAWS:,}")
+    return found[0]
+
+
+def _bar(total: int, unit: str) -> Any:
     from tqdm import tqdm
 
-    watched: Iterable[Cell] = tqdm(cells, "searching", unit=" cells", disable=None, leave=False)
-    return watched
+    return tqdm(desc="searching", total=total, unit=unit, disable=None, leave=False)
 
 
 def _render(
     records: list[Record], options: argparse.Namespace, known: dict[str, tuple[str, ...]]
 ) -> str:
-    from evaluate import classes, tables
+    from evaluate import classes, shot_tables, tables
 
     if options.json:
         return "[" + ",\n".join(record.to_json() for record in records) + "]"
     if options.csv:
         return tables.as_csv(records).rstrip("\n")
+    if options.shots and options.per_dataset:
+        return shot_tables.per_dataset(records)
+    if options.shots:
+        return shot_tables.summary(records, options.metric)
     if options.per_class:
         return "\n\n".join(classes.tables(record, known[record.dataset]) for record in records)
     several = options.intervals and len(known) > 1  # a mean over datasets has no interval here

@@ -64,8 +64,10 @@ def _handle(options: argparse.Namespace) -> int:
     )  # fmt: skip
     test = mcnemar(first, second, dataset.task, dataset.classes)
     calibrations = [
-        measure_calibration(run.labels, run.scores, dataset.task, dataset.classes)
-        for run in (first, second)
+        None  # moved by thresholds, scores are no probabilities
+        if one.record.protocol.get("thresholds")
+        else measure_calibration(one.labels, one.scores, dataset.task, dataset.classes)
+        for one in pair
     ]
     if options.json:
         print(json.dumps(_facts(pair, differences, test, calibrations), indent=1))
@@ -92,13 +94,13 @@ def _facts(
     pair: list[Replay],
     differences: dict[str, Difference],
     test: McNemar,
-    calibrations: list[Calibration],
+    calibrations: list[Calibration | None],
 ) -> dict[str, Any]:
     return {
         "records": [asdict(one.record) for one in pair],
         "differences": {name: asdict(found) for name, found in differences.items()},
         "mcnemar": asdict(test),
-        "calibration": [asdict(found) for found in calibrations],
+        "calibration": [None if found is None else asdict(found) for found in calibrations],
     }
 
 
@@ -106,7 +108,7 @@ def _text(
     pair: list[Replay],
     differences: dict[str, Difference],
     test: McNemar,
-    calibrations: list[Calibration],
+    calibrations: list[Calibration | None],
     resamples: int,
 ) -> str:
     from evaluate.tables import METRICS, percent
@@ -126,7 +128,10 @@ def _text(
         f"B {test.only_second:,}, neither {test.neither:,}; p = {_p(test.p)}"
     )
     lines = [
-        (name, f"{found.ece:.4f}", f"{found.classwise_ece:.4f}", f"{found.brier:.4f}")
+        (
+            name,
+            *("---" if found is None else map(_p, (found.ece, found.classwise_ece, found.brier))),
+        )
         for name, found in zip("AB", calibrations, strict=True)
     ]
     shown = console.table(lines, ("calibration", "ECE", "classwise ECE", "Brier"), "lrrr")
@@ -135,14 +140,11 @@ def _text(
 
 
 def _name(record: Record) -> str:
-    how = record.protocol
-    if record.kind == "knn":
-        return (
-            f"{record.variant} at {record.size} px, k-NN, k = {how['k']}, {how['distance']}, "
-            f"{how['vote']} vote"
-        )
-    seed = "" if how["seed"] is None else f", seed {how['seed']}"
-    return f"{record.variant} at {record.size} px, linear probe, {how['solver']}{seed}"
+    from evaluate.schemes import replicate_of, scheme_of
+
+    drawn, noun = replicate_of(record), "seed" if record.kind == "probe" else "draw"
+    which = "" if drawn is None else f", {noun} {drawn}"
+    return f"{record.variant} at {record.size} px, {scheme_of(record)[1]}{which}"
 
 
 def _interval(found: Difference) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
@@ -15,7 +17,7 @@ from embedder.types import Pixels
 AGREE, DISAGREE, INK, FAINT = "#0072b2", "#d55e00", "#1a1a1a", "#6b6b6b"
 """Blue and vermilion of M. Okabe and K. Ito's palette, told apart by the colour-blind."""
 
-_LEGEND = "solid blue: agrees with the prediction; dashed orange: does not"
+LEGEND = "solid blue: agrees with the prediction; dashed orange: does not"
 
 _COLUMNS = 6
 
@@ -48,14 +50,8 @@ def draw(query: Picture, neighbours: list[Picture], heading: str, path: Path) ->
     lines = -(-len(neighbours) // columns)
     left = 2 * EDGE + BIG
     width = left + columns * (TILE + GAP) - GAP + EDGE
-    title = [*textwrap.wrap(heading, letters(width - 2 * EDGE, 11)), _LEGEND]
-    head = HEAD + max(0, len(title) - 1) * LINE
-    height = head + max(lines * (TILE + TEXT) + (lines - 1) * GAP, BIG + 2 * TEXT) + EDGE
-    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
-    figure.text(
-        EDGE / width, 1 - EDGE / height, "\n".join(title), size=11, color=INK, va="top",
-        parse_math=False,
-    )  # fmt: skip
+    body = max(lines * (TILE + TEXT) + (lines - 1) * GAP, BIG + 2 * TEXT)
+    figure, head = begin(width, body, [heading, LEGEND])
     show(figure, (EDGE, head), BIG, query, 11)
     for number, neighbour in enumerate(neighbours):
         line, column = divmod(number, columns)
@@ -70,6 +66,24 @@ def draw(query: Picture, neighbours: list[Picture], heading: str, path: Path) ->
         ) from error
 
 
+def begin(width: float, body: float, heading: Sequence[str]) -> tuple[Figure, float]:
+    """A white figure under its heading, and how far below its top edge the rest begins.
+
+    ``width``, that of the figure, and ``body``, the height of the rest, are in inches, as what is
+    returned. Each text of the heading begins a line, and is broken where it is too long.
+    """
+    room = letters(width - 2 * EDGE, 11)
+    lines = [line for text in heading for line in textwrap.wrap(text, room)]
+    head = HEAD + max(0, len(lines) - 1) * LINE
+    height = head + body + EDGE
+    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
+    figure.text(
+        EDGE / width, 1 - EDGE / height, "\n".join(lines), size=11, color=INK, va="top",
+        parse_math=False,
+    )  # fmt: skip
+    return figure, head
+
+
 def show(
     figure: Figure, corner: tuple[float, float], side: float, picture: Picture, size: float
 ) -> None:
@@ -79,18 +93,15 @@ def show(
     width, height = figure.get_size_inches()
     box = (corner[0] / width, 1 - (corner[1] + side) / height, side / width, side / height)
     axes = figure.add_axes(box)
-    grey = picture.pixels.shape[2] == 1
-    image = picture.pixels[..., 0] if grey else picture.pixels
-    axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
-    axes.set_axis_off()
+    paint(axes, picture.pixels)
     frame = Rectangle(
         (0, 0), 1, 1, transform=axes.transAxes, fill=False, edgecolor=colour, linestyle=stroke,
         linewidth=2, clip_on=False,
     )  # fmt: skip
     axes.add_patch(frame)
-    caption = "\n".join(_shorten(line, side, size) for line in picture.caption.split("\n"))
+    caption = "\n".join(shorten(line, side, size) for line in picture.caption.split("\n"))
     for text, drop, ink, weight in (
-        (_shorten(picture.title, side, size), 0.45, colour, "bold"),
+        (shorten(picture.title, side, size), 0.45, colour, "bold"),
         (caption, 1.85, FAINT, "normal"),
     ):
         axes.annotate(
@@ -100,7 +111,14 @@ def show(
         )  # fmt: skip
 
 
-def _shorten(text: str, side: float, size: float) -> str:
+def paint(axes: Axes, pixels: Pixels) -> None:
+    """One image, uint8 (H, W, C), over the whole of the axes, no pixel smoothed."""
+    image = pixels[..., 0] if pixels.shape[2] == 1 else pixels
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+
+
+def shorten(text: str, side: float, size: float) -> str:
     """Cut to what fits ``side`` inches at ``size`` points."""
     room = letters(side, size)
     return text if len(text) <= room else f"{text[: room - 1]}…"

@@ -34,8 +34,10 @@ class Seeds:
     def text(self, metric: str) -> str:
         """Mean and, over several seeds, sample standard deviation, in percent."""
         values = self.values(metric)
-        if values is None or len(values) == 1:
+        if len(self.records) == 1:
             return figure_text(self.first, metric)
+        if values is None:
+            return "-"
         return f"{percent(fmean(values))} ± {percent(stdev(values))}"
 
 

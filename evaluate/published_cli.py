@@ -182,6 +182,7 @@ def _single(values: Sequence[str] | None, option: str) -> str:
 
 
 def _statistics(options: argparse.Namespace) -> str:
+    from evaluate.findings import analysis_facts
     from evaluate.statistics import FACTORS, Correction, Figure, analyse, table_by
 
     metric = _single_metric(options.metric)
@@ -204,7 +205,7 @@ def _statistics(options: argparse.Namespace) -> str:
             facts[factor] = {"error": str(error)}
             texts.append(f"{factor}: not compared; {error}")
             continue
-        facts[factor] = statistics_facts(analysis)
+        facts[factor] = analysis_facts(analysis)
         texts.append(statistics_text(analysis))
     if len(failures) == len(FACTORS):
         raise EvaluationError(failures[0])
@@ -218,18 +219,6 @@ def _single_metric(values: Sequence[str] | None) -> str:
     if len(metrics) > 1:
         raise UsageError("--statistics are of one --metric")
     return metrics[0]
-
-
-def statistics_facts(analysis: Analysis) -> dict[str, Any]:
-    """An analysis as JSON has it."""
-    facts: dict[str, Any] = {
-        **asdict(analysis.table), "values": analysis.table.values.tolist(),
-        "quartiles": [asdict(row) for row in analysis.quartiles],
-        "friedman": asdict(analysis.friedman) if analysis.friedman else None,
-        "post_hoc": asdict(analysis.post_hoc),
-    }  # fmt: skip
-    facts["post_hoc"]["matrix"] = analysis.post_hoc.matrix().tolist()
-    return facts
 
 
 def statistics_text(analysis: Analysis) -> str:

@@ -1,22 +1,24 @@
 """From a result record back to the scores that its figures are of.
 
-A record names all that they depend on: the cell by its fingerprint, and the vote, or the head's
-file. So nothing has to be kept for each query, and what is found can be compared with the record.
+A record names all that they depend on: the cell by its fingerprint, and the vote with its draw and
+its thresholds, or the head's file. So nothing has to be kept for each query, and what is found can
+be compared with the record.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from embedder.errors import EvaluationError
-from embedder.fingerprint import Fingerprint
 from embedder.store import Cell, Store
 from embedder.types import Distance, Labels, Rows, Scores, Split
 from evaluate.classes import confusion
-from evaluate.knn import Protocol, find_neighbours, pick
+from evaluate.knn import Protocol, find_neighbours, pick, score
 from evaluate.results import Record
+from evaluate.shots import Draw
+from evaluate.thresholds import recentre
 from index import heads
-from index.vote import count_votes, vote_of
+from index.vote import vote_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +39,7 @@ def replay(record: Record, store: Store) -> Replay:
     confusion matrix than the record has; StoreError where something is not there.
     """
     cell = store.read(store.path(record.dataset, record.size, record.variant))
-    if cell.header.fingerprint != Fingerprint(**record.fingerprint):
+    if asdict(cell.header.fingerprint) != record.fingerprint:
         raise EvaluationError(f"{cell.path} is not what {_title(record)} was made of")
     split = Split(record.split)
     rows = cell.live(split)
@@ -54,12 +56,15 @@ def replay(record: Record, store: Store) -> Replay:
 
 def _vote(record: Record, cell: Cell) -> Scores:
     how = record.protocol
-    vote, distance = vote_of(how["vote"], how["temperature"]), Distance(how["distance"])
-    protocol = Protocol((how["k"],), distance, vote, Split(record.split))
-    return count_votes(
-        find_neighbours(cell, protocol), cell.labels(Split.TRAIN), cell.dataset.task,
-        len(cell.dataset.classes), vote, distance,
+    protocol = Protocol(
+        (how["k"],), Distance(how["distance"]), vote_of(how["vote"], how["temperature"]),
+        Split(record.split), uniform_priors=how.get("priors") == "uniform",
     )  # fmt: skip
+    support = Draw.of(cell, how["draw"]).support(how["shots"]) if how.get("shots") else None
+    found = find_neighbours(cell, protocol, support=support)
+    scores = score(cell, protocol, found, support)
+    thresholds = how.get("thresholds")
+    return scores if thresholds is None else recentre(scores, thresholds["values"])
 
 
 def _probe(record: Record, cell: Cell, store: Store) -> Scores:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,16 +14,21 @@ from embedder.sources import library_from_environment
 from embedder.store import Cell, store_errors
 from embedder.types import Labels, Pixels, Split, Task
 from evaluate.audit import Audit, Suspect
-from evaluate.gallery import EDGE, GAP, HEAD, INK, LINE, TEXT, TILE, Picture, letters, show
+from evaluate.canvas import plain, write
+from evaluate.gallery import EDGE, GAP, TEXT, TILE, Picture, begin, shorten, show
 from evaluate.neighbours import name_of
 
 _APART = 0.5
 """Inches between two groups of one line."""
 
+_TITLE = 0.24
+"""Inches for the line above a group."""
+
 _NEIGHBOURS = 5
 """The most that are shown beside a suspected label."""
 
-_Place = tuple[Split, int]
+Place = tuple[Split, int]
+"""A row of a split."""
 
 
 def find_images(
@@ -57,7 +61,7 @@ def draw_duplicates(cell: Cell, found: Audit, source: ImageSource, show: int, pa
     if not pairs:
         return
     places = [((d.split, d.row), (d.twin_split, d.twin_row)) for d in pairs]
-    sheet = _Sheet(cell, source, (place for pair in places for place in pair))
+    sheet = Pictures(cell, source, (place for pair in places for place in pair))
     groups = []
     for pair, (case, twin) in zip(pairs, places, strict=True):
         cosine = "no cosine" if pair.similarity is None else f"cosine {pair.similarity:.5f}"
@@ -75,7 +79,7 @@ def draw_suspects(cell: Cell, found: Audit, source: ImageSource, show: int, path
         return
     places = [[(Split.TRAIN, row) for row in s.neighbours[:beside]] for s in suspects]
     wanted = [place for line in places for place in line]
-    sheet = _Sheet(cell, source, [*wanted, *((s.split, s.row) for s in suspects)])
+    sheet = Pictures(cell, source, [*wanted, *((s.split, s.row) for s in suspects)])
     groups = []
     for suspect, line in zip(suspects, places, strict=True):
         case = sheet.picture(
@@ -100,52 +104,54 @@ def _has(label: Labels, suspect: Suspect, cell: Cell) -> bool:
     return bool(label[classes.index(suspect.label)]) == (suspect.suggested == suspect.label)
 
 
-class _Sheet:
+class Pictures:
     """The pictures of some cases; each split's images are read once."""
 
-    def __init__(self, cell: Cell, source: ImageSource, places: Iterable[_Place]) -> None:
+    def __init__(self, cell: Cell, source: ImageSource, places: Iterable[Place]) -> None:
         self._dataset = cell.dataset
         self._labels = {split: cell.labels(split) for split in Split}
-        self._pixels: dict[_Place, Pixels] = {}
+        self._pixels: dict[Place, Pixels] = {}
         wanted = sorted(set(places))
         for split in Split:
             rows = [row for place, row in wanted if place is split]
             for row, pixels in zip(rows, source.pick(split, rows) if rows else (), strict=True):
                 self._pixels[split, row] = pixels
 
-    def label(self, place: _Place) -> Labels:
+    def label(self, place: Place) -> Labels:
         found: Labels = self._labels[place[0]][place[1]]
         return found
 
-    def picture(self, place: _Place, text: str, agrees: bool) -> Picture:
-        name = name_of(self.label(place), self._dataset)
+    def picture(self, place: Place, text: str, agrees: bool) -> Picture:
+        name = plain(name_of(self.label(place), self._dataset))
         return Picture(self._pixels[place], name, f"{place[0]}/{place[1]}{text}", agrees)
 
 
 def draw_sheet(groups: list[list[Picture]], across: int, heading: list[str], path: Path) -> None:
-    """Write groups of equally many pictures, ``across`` of them on a line, to ``path``.
+    """Write ``lay_out``'s figure to ``path``; raises StoreError where it cannot be written."""
+    figure = lay_out(groups, across, heading)
+    with store_errors(path, "--out"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
 
-    Each text of the ``heading`` begins a line. Raises StoreError where the file cannot be written.
+
+def lay_out(
+    groups: list[list[Picture]], across: int, heading: list[str], titles: Sequence[str] = ()
+) -> Figure:
+    """Groups of equally many pictures, ``across`` of them on a line.
+
+    Each text of the ``heading`` begins a line; ``titles``, one for each group, stand above them.
     """
     across = min(across, len(groups))
     group = len(groups[0]) * (TILE + GAP) - GAP
     width = 2 * EDGE + across * (group + _APART) - _APART
-    title = [
-        line for text in heading for line in textwrap.wrap(text, letters(width - 2 * EDGE, 11))
-    ]
-    head = HEAD + (len(title) - 1) * LINE
-    lines = -(-len(groups) // across)
-    height = head + lines * (TILE + TEXT + GAP) + EDGE
-    figure = Figure(figsize=(width, height), dpi=150, facecolor="white")
-    figure.text(
-        EDGE / width, 1 - EDGE / height, "\n".join(title), size=11, color=INK, va="top",
-        parse_math=False,
-    )  # fmt: skip
+    above = _TITLE if titles else 0.0
+    tall = above + TILE + TEXT + GAP
+    figure, head = begin(width, -(-len(groups) // across) * tall, heading)
     for number, pictures in enumerate(groups):
         line, place = divmod(number, across)
+        left, top = EDGE + place * (group + _APART), head + line * tall
+        for text in titles[number : number + 1]:
+            write(figure, left, top, [shorten(plain(text), group, 9.5)], 9.5)
         for column, picture in enumerate(pictures):
-            left = EDGE + place * (group + _APART) + column * (TILE + GAP)
-            show(figure, (left, head + line * (TILE + TEXT + GAP)), TILE, picture, 8)
-    with store_errors(path, "--out"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+            show(figure, (left + column * (TILE + GAP), top + above), TILE, picture, 8)
+    return figure

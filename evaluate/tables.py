@@ -54,7 +54,7 @@ def per_dataset(records: Sequence[Record], *, against: bool = False) -> str:
         for r in sorted(records, key=lambda r: (r.dataset, r.size, r.variant, r.protocol["k"]))
     ]  # fmt: skip
     table = console.table(rows, head, "ll" + "r" * (len(head) - 2))
-    parts = [_protocol(records), table, *bounds(records), *remarks(records, records)]
+    parts = [protocol_text(records), table, *bounds(records), *remarks(records, records)]
     return "\n\n".join(parts)
 
 
@@ -74,13 +74,15 @@ def as_csv(records: Sequence[Record]) -> str:
     writer = csv.writer(sink, lineterminator="\n")
     writer.writerow(
         ["dataset", "task", "model", "res", "split", "k", "distance", "vote", "temperature",
-         "support", "queries", *names, "notes", "checkpoint", "created"]
+         "priors", "thresholds", "shots", "draw", "support", "queries", *names, "notes",
+         "checkpoint", "created"]
     )  # fmt: skip
     for r in records:
         how = r.protocol
         writer.writerow(
             [r.dataset, r.task, r.variant, r.size, r.split, how["k"], how["distance"],
-             how["vote"], how["temperature"], r.counts["support"], r.counts["queries"],
+             how["vote"], how["temperature"], how.get("priors"), _criterion(r), how.get("shots"),
+             how.get("draw"), r.counts["support"], r.counts["queries"],
              *(getattr(r.metrics, name) for name in names), "; ".join(r.metrics.notes),
              r.fingerprint["checkpoint"], r.created]
         )  # fmt: skip
@@ -116,7 +118,7 @@ def _mean(cells: dict[str, Record], metric: str, count: int) -> str:
 def _title(records: Sequence[Record], metric: str) -> str:
     datasets = sorted({record.dataset for record in records})
     over = datasets[0] if len(datasets) == 1 else f"mean over {len(datasets)} datasets"
-    return f"{METRICS[metric]} (%), {_k_text(records[0])}, {_protocol(records)}; {over}"
+    return f"{METRICS[metric]} (%), {_k_text(records[0])}, {protocol_text(records)}; {over}"
 
 
 def _k_text(record: Record) -> str:
@@ -126,11 +128,21 @@ def _k_text(record: Record) -> str:
     return f"k of {', '.join(map(str, tried))} by {record.protocol['k_by']}"
 
 
-def _protocol(records: Sequence[Record]) -> str:
+def protocol_text(records: Sequence[Record]) -> str:
+    """How neighbours were found and counted, and of which split the queries are."""
     how, split = records[0].protocol, records[0].split
     warmth = "" if how["temperature"] is None else f" at temperature {how['temperature']}"
+    priors = f", {how['priors']} priors" if how.get("priors") else ""
+    criterion = _criterion(records[0])
+    chosen = f", thresholds by val {criterion}" if criterion else ""
     left_out = ", leave-one-out" if how["leave_one_out"] else ""
-    return f"{how['distance']}, {how['vote']} vote{warmth}, {split} split{left_out}"
+    return f"{how['distance']}, {how['vote']} vote{warmth}{priors}{chosen}, {split} split{left_out}"
+
+
+def _criterion(record: Record) -> str | None:
+    """What thresholds were chosen by, if any were."""
+    found: str | None = (record.protocol.get("thresholds") or {}).get("criterion")
+    return found
 
 
 def bounds(records: Sequence[Record]) -> list[str]:
@@ -143,10 +155,15 @@ def bounds(records: Sequence[Record]) -> list[str]:
 
 
 def remarks(records: Sequence[Record], noted: Sequence[Record]) -> list[str]:
-    """Which models are untrained, and why figures of the ``noted`` records are empty."""
+    """What a table does not show: models that are untrained, thresholds that could not be chosen,
+    and the notes of the ``noted`` records, which say why figures are empty.
+    """
     untrained = dict.fromkeys(record.variant for record in records if record.untrained)
     remarks = [f"untrained, random weights: {', '.join(untrained)}"] if untrained else []
     notes: dict[str, None] = {}
+    for record in records:
+        said = (record.protocol.get("thresholds") or {}).get("notes", ())
+        notes.update((f"{record.dataset}: {note}", None) for note in said)
     for record in noted:
         notes.update((f"{record.dataset}: {note}", None) for note in record.metrics.notes)
     if notes:

@@ -17,6 +17,8 @@ from evaluate.metrics import Metrics, check
 
 _DEFAULT = 0.5
 _DECIMALS = 12
+_BITS = 40
+"""Of a corrected score that are kept."""
 
 _Floats = NDArray[np.float64]
 
@@ -92,18 +94,25 @@ def recentre(scores: Scores, thresholds: Sequence[float]) -> Scores:
     return moved
 
 
-def priors(labels: Labels, task: Task, class_count: int) -> _Floats:
+def priors(labels: Labels, task: Task, class_count: int, left_out: Labels | None = None) -> _Floats:
     """The share of each class, or of each label of a multi-label task: float64 (C,) or (L,).
+
+    ``left_out`` are the labels of queries that are among the rows and do not count for themselves:
+    uint8 (Q, 1) or (Q, L). There are then shares for each of them, float64 (Q, C) or (Q, L).
 
     Raises EvaluationError where there are no rows.
     """
-    if not len(labels):
+    rows = len(labels) - (left_out is not None)
+    if rows < 1:
         raise EvaluationError("there are no rows to take priors from; give the train split")
     if task is Task.MULTILABEL:
         counts = labels.sum(axis=0, dtype=np.int64)
     else:
         counts = np.bincount(labels[:, 0], minlength=class_count)
-    shares: _Floats = counts / len(labels)
+    if left_out is not None:
+        own = left_out if task is Task.MULTILABEL else left_out == np.arange(class_count)
+        counts = counts - own
+    shares: _Floats = counts / rows
     return shares
 
 
@@ -114,11 +123,13 @@ def correct_priors(scores: Scores, train_priors: _Floats, task: Task) -> Scores:
     P. Latinne, C. Decaestecker, Adjusting the outputs of a classifier to new a priori
     probabilities, Neural Computation 14, 21-41, 2002, with uniform new priors. For the
     multi-label task, present and absent are the classes of each label: the odds of its score are
-    divided by the odds of its prior.
+    divided by the odds of its prior. What is found is rounded to 40 bits, so that scores which
+    are equal but for rounding tie.
 
     Args:
         scores: probabilities, float64 (N, C) or (N, L).
-        train_priors: those of ``priors`` for the labels that the scores were learnt from.
+        train_priors: those of ``priors`` for the labels that the scores were learnt from, for all
+            rows alike or for each row.
         task: the kind of labels.
 
     Raises:
@@ -126,18 +137,17 @@ def correct_priors(scores: Scores, train_priors: _Floats, task: Task) -> Scores:
             above 0 of a class whose prior is 0.
     """
     check_probabilities(scores, task)
-    if train_priors.shape != scores.shape[1:]:
+    if train_priors.shape not in (scores.shape[1:], scores.shape):
         raise EvaluationError(
-            f"there are {train_priors.size} priors for {scores.shape[1]} columns of scores;"
+            f"there are {train_priors.shape[-1]} priors for {scores.shape[1]} columns of scores;"
             " take them from the train split of the same dataset"
         )
     scores = scores.clip(0, 1)
     if task is Task.MULTILABEL:
         present = _divide(scores, train_priors)
-        return present / (present + _divide(1 - scores, 1 - train_priors))
+        return _settle(present / (present + _divide(1 - scores, 1 - train_priors)))
     divided = _divide(scores, train_priors)
-    corrected: Scores = divided / divided.sum(axis=1, keepdims=True)
-    return corrected
+    return _settle(divided / divided.sum(axis=1, keepdims=True))
 
 
 def choose_k(results: Mapping[int, Metrics], metric: str = "accuracy") -> int:
@@ -180,3 +190,9 @@ def _divide(scores: Scores, shares: _Floats) -> Scores:
             " its prior cannot be corrected"
         )
     return np.divide(scores, shares, out=np.zeros_like(scores), where=shares > 0)
+
+
+def _settle(scores: Scores) -> Scores:
+    fractions, exponents = np.frexp(scores)
+    settled: Scores = np.ldexp(np.round(np.ldexp(fractions, _BITS)), exponents - _BITS)
+    return settled

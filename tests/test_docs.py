@@ -125,6 +125,7 @@ def test_the_docs_name_every_command_option_that_there_is() -> None:
     import evaluate.probe_cli
     import evaluate.profile_cli
     import evaluate.published_cli
+    import evaluate.report_cli
     import service.cli
     import service.compact
     import service.keys
@@ -133,8 +134,7 @@ def test_the_docs_name_every_command_option_that_there_is() -> None:
     modules = (
         embedder.cli, embedder.info, evaluate.cli, evaluate.neighbours, evaluate.probe_cli,
         evaluate.published_cli, evaluate.compare_cli, evaluate.audit_cli,
-        evaluate.profile_cli, service.cli,
-        service.compact, service.keys,
+        evaluate.profile_cli, evaluate.report_cli, service.cli, service.compact, service.keys,
     )  # fmt: skip
     options = {option for module in modules for option in options_of(module.build_parser())}
     assert {"--scope", "--no-require-key"} <= options

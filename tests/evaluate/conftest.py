@@ -54,15 +54,15 @@ def write_cell(
     checkpoint: str = "scikit-image:hog",
     storage: str = "float32",
     checksum: str = "crc:1",
+    val: tuple[ArrayLike, ArrayLike] | None = None,
 ) -> Cell:
-    """A complete cell; labels are (N,) or (N, L). Val is the same as test."""
+    """A complete cell; labels are (N,) or (N, L). ``val``, vectors and labels, is test if None."""
     width = np.asarray(train).shape[1]
     vectors = {split: np.asarray(test, np.float32) for split in Split}
     columns = {split: np.asarray(truths, np.uint8) for split in Split}
-    vectors[Split.TRAIN], columns[Split.TRAIN] = (
-        np.asarray(train, np.float32),
-        np.asarray(labels, np.uint8),
-    )
+    given = {Split.TRAIN: (train, labels), **({} if val is None else {Split.VAL: val})}
+    for split, (rows, known) in given.items():
+        vectors[split], columns[split] = np.asarray(rows, np.float32), np.asarray(known, np.uint8)
     columns = {split: found.reshape(len(found), -1) for split, found in columns.items()}
     counts = (len(vectors[Split.TRAIN]), len(vectors[Split.VAL]), len(vectors[Split.TEST]))
     dataset = Dataset(name, task, 1, counts, classes, "CC0")

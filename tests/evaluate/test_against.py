@@ -36,7 +36,8 @@ def test_a_new_model_has_a_rank_among_the_ten(make_record: RecordMaker) -> None:
     "facts",
     [
         {"k": 5}, {"vote": "softmax"}, {"distance": "euclidean"}, {"split": "val"},
-        {"dataset": "toy"},
+        {"dataset": "toy"}, {"priors": "uniform"}, {"shots": 16, "draw": 0, "k_asked": 11},
+        {"thresholds": {"criterion": "f1", "values": [0.5], "notes": []}},
     ],
 )  # fmt: skip
 def test_what_was_not_published_is_not_compared(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import brier_score_loss
 
 from embedder.store import Store
+from embedder.types import Task
 from evaluate import results
 from evaluate.compare_cli import main
 from evaluate.knn import Protocol, evaluate
@@ -16,6 +18,7 @@ from evaluate.logistic import LogisticProtocol
 from evaluate.probing import Probing
 from evaluate.probing import evaluate as probe
 from evaluate.replay import replay
+from evaluate.thresholds import Criterion
 from tests.evaluate.conftest import CellMaker, failure
 
 Capture = pytest.CaptureFixture[str]
@@ -28,8 +31,6 @@ def pair(store: Store, make_cell: CellMaker) -> list[Path]:
     labels, truths = rng.integers(0, 2, 80), rng.integers(0, 2, 40)
     train = 1.5 * np.eye(2)[labels] + rng.standard_normal((80, 2))
     test = 1.5 * np.eye(2)[truths] + rng.standard_normal((40, 2))
-    from embedder.types import Task
-
     cell = make_cell(train, labels, test, truths, task=Task.BINARY, classes=("a", "b"))
     records = [
         *evaluate(cell, Protocol((3,))),
@@ -68,8 +69,8 @@ def test_in_words(store: Store, pair: list[Path], capsys: Capture) -> None:
     out = capsys.readouterr().out
     assert out.startswith(
         "toy, test split, 40 queries\n"
-        "A: hog at 28 px, k-NN, k = 3, cosine, majority vote\n"
-        "B: hog at 28 px, linear probe, lbfgs\n"
+        "A: hog at 28 px, k-NN, k = 3\n"
+        "B: hog at 28 px, logistic regression\n"
     )
     assert "McNemar (exact): right in both" in out
     assert compare(store, pair[0], pair[0]) == 0
@@ -98,3 +99,25 @@ def test_wrong_use(store: Store, pair: list[Path], capsys: Capture) -> None:
     assert "--resamples takes a number" in failure(capsys)
     assert compare(store, pair[0], "nothing.json") == 1
     assert "nothing.json" in failure(capsys)
+
+
+def test_scores_that_thresholds_moved_have_no_calibration(
+    store: Store, make_cell: CellMaker, capsys: Capture
+) -> None:
+    rng = np.random.default_rng(0)
+    labels, truths = rng.integers(0, 2, (60, 2)), rng.integers(0, 2, (40, 2))
+    cell = make_cell(
+        labels + rng.standard_normal((60, 2)), labels, truths + rng.standard_normal((40, 2)),
+        truths, task=Task.MULTILABEL, classes=("a", "b"),
+    )  # fmt: skip
+    records = [
+        *evaluate(cell, Protocol((3,))),
+        *evaluate(cell, Protocol((3,), thresholds=Criterion.F1)),
+    ]
+    pair = results.append(store.root / "results", records)
+    assert compare(store, *pair, "--json") == 0
+    first, second = json.loads(capsys.readouterr().out)["calibration"]
+    assert first["ece"] >= 0
+    assert second is None
+    assert compare(store, *pair) == 0
+    assert re.search(r"^B +- +- +-$", capsys.readouterr().out, re.MULTILINE)

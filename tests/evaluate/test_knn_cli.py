@@ -14,7 +14,7 @@ import pytest
 from embedder import cli as embed
 from embedder.store import Store
 from embedder.types import Task
-from evaluate import cli, results
+from evaluate import cli, compare_cli, results
 from evaluate.results import Record
 from tests.conftest import NpzMaker
 from tests.evaluate.conftest import CellMaker, failure
@@ -402,7 +402,7 @@ def test_help_names_every_option(capsys: Capture) -> None:
     text = capsys.readouterr().out
     for option in ("--k", "--model", "--dataset", "--res", "--distance", "--vote", "--temperature",
                    "--split", "--index", "--per-dataset", "--metric", "--json", "--csv",
-                   "--store"):  # fmt: skip
+                   "--store", "--priors", "--thresholds", "--shots", "--draws"):  # fmt: skip
         assert option in text
 
 
@@ -456,6 +456,26 @@ def test_a_table_of_classes(store: Store, capsys: Capture) -> None:
         (("--choose-k", "1,3", "--split", "val"), "--choose-k chooses on val"),
         (("--choose-k", "x"), "--k 'x' is no number"),
         (("--per-class", "--json"), "--per-class is a table of its own"),
+        (("--priors", "none"), "see knn-eval --help"),
+        (("--thresholds", "youden"), "see knn-eval --help"),
+        (("--thresholds", "f1", "--split", "val"), "cannot be measured there; drop --split val"),
+        (("--shots", "0"), "--shots '0' is no number from 1 on"),
+        (("--shots", "1,x"), "--shots 'x' is no number from 1 on"),
+        (("--shots", ""), "an option has an empty value"),
+        (("--draws", "3"), "--draws is how often --shots draws; give --shots too"),
+        (("--draws", ""), "--draws is how often --shots draws"),
+        (("--shots", "1", "--draws", "0"), "--draws '0' is no number from 1 on"),
+        (("--shots", "1", "--draws", ""), "an option has an empty value"),
+        (("--shots", "1", "--draws", "1,2"), "--draws takes one number from 1 to 1,000"),
+        (("--shots", "1", "--draws", "1001"), "--draws takes one number from 1 to 1,000"),
+        (("--shots", "1", "--k", "1,2"), "--shots takes one --k"),
+        (("--shots", "1", "--choose-k", "1,2"), "drop --choose-k"),
+        (("--shots", "1", "--split", "train"), "--shots draws from train"),
+        (("--shots", "1", "--thresholds", "f1"), "drop --thresholds"),
+        (("--shots", "1", "--intervals"), "drop --intervals"),
+        (("--shots", "1", "--against", "published"), "drop --against"),
+        (("--shots", "1", "--per-class"), "drop --per-class"),
+        (("--shots", "1", "--metric", "auc"), "a majority vote has no AUC"),
     ],
 )
 def test_contradictions(
@@ -463,3 +483,141 @@ def test_contradictions(
 ) -> None:
     assert knn(store, *words) == 2
     assert message in failure(capsys)
+    assert results.paths(store.root / "results") == []
+
+
+# Corrections and few-shot.
+
+
+@pytest.mark.usefixtures("cells")
+def test_uniform_priors(store: Store, capsys: Capture) -> None:
+    arguments = ("--k", "2", "--dataset", "toy", "--res", "28", "--priors", "uniform")
+    assert knn(store, *arguments, "--json") == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    assert record["protocol"]["priors"] == "uniform"
+    assert knn(store, *arguments) == 0
+    assert ", majority vote, uniform priors, test split; toy" in capsys.readouterr().out
+
+
+def labels_cell(make_cell: CellMaker) -> None:
+    """A label that one of four near cases carries, which is never more than a half."""
+    angles = np.linspace(0, 1.5, 16)
+    labels = [[int(i % 4 == 0 and i < 8), 1 - int(i % 4 == 0 and i < 8)] for i in range(16)]
+    points = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    make_cell(
+        points, labels, [[1, 0.2], [0.2, 1]], [[1, 0], [0, 1]], name="xray",
+        task=Task.MULTILABEL, classes=("mass", "clear"),
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("cells")
+def test_thresholds_where_there_are_labels(
+    store: Store, make_cell: CellMaker, capsys: Capture
+) -> None:
+    labels_cell(make_cell)
+    arguments = ("--k", "4", "--model", "hog", "--res", "28")
+    assert knn(store, *arguments, "--dataset", "xray", "--json") == 0
+    (plain,) = json.loads(capsys.readouterr().out)
+    assert plain["metrics"]["accuracy"] == 0.5
+    assert "thresholds" not in plain["protocol"]
+    assert knn(store, *arguments, "--thresholds", "balanced-accuracy", "--csv") == 1
+    out, err = capsys.readouterr()
+    assert err.splitlines() == [
+        f"failed: hog {name} 28 px: --thresholds is for multi-label tasks, and {name} is "
+        "multi-class; drop it, or choose datasets with --dataset"
+        for name in ("toy", "zoo")
+    ] + ["error: 2 of 3 cells failed"]
+    (row,) = csv.DictReader(io.StringIO(out))
+    assert (row["dataset"], row["thresholds"]) == ("xray", "balanced-accuracy")
+    assert row["accuracy"] == row["balanced_accuracy"] == "1.0"
+    assert knn(store, "--choose-k", "3,4", "--dataset", "xray", "--thresholds", "f1") == 0
+    assert capsys.readouterr().out.startswith(
+        "accuracy (%), k of 3, 4 by val accuracy, cosine, majority vote, thresholds by val f1, "
+    )
+
+
+@pytest.fixture
+def crowd(make_cell: CellMaker) -> None:
+    """Two datasets of 30 training cases by two models."""
+    for name in ("herd", "pack"):
+        for backbone, noise in (("hog", 0.5), ("dino", 0.1)):
+            rng = np.random.default_rng(len(name))
+            labels, truths = rng.permutation(np.arange(30) % 3), rng.integers(0, 3, 12)
+            points, queries = (
+                np.eye(3)[y] + noise * rng.standard_normal((len(y), 3)) for y in (labels, truths)
+            )
+            make_cell(points, labels, queries, truths, name=name, backbone=backbone)
+
+
+@pytest.mark.usefixtures("crowd")
+def test_few_shot(store: Store, capsys: Capture) -> None:
+    assert knn(store, "--shots", "4,1", "--draws", "3", "--json", "--k", "3") == 0
+    records = [Record.from_json(json.dumps(facts)) for facts in json.loads(capsys.readouterr().out)]
+    assert len(records) == 2 * 2 * 2 * 3
+    assert {(r.protocol["shots"], r.protocol["k"], r.protocol["k_asked"]) for r in records} == {
+        (1, 1, 3), (4, 3, 3),
+    }  # fmt: skip
+
+    def figures(variant: str, shots: int) -> list[float]:
+        """Of each draw, the mean over datasets."""
+        found = [
+            [r.metrics.accuracy for r in records
+             if (r.variant, r.protocol["shots"], r.protocol["draw"]) == (variant, shots, draw)]
+            for draw in range(3)
+        ]  # fmt: skip
+        assert {len(line) for line in found} == {2}
+        return [sum(line) / 2 for line in found]
+
+    assert knn(store, "--shots", "1,4", "--draws", "3", "--k", "3") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == (
+        "accuracy (%), few-shot, k = 3, at most the shots, cosine, majority vote, test split, "
+        "mean ± std of 3 draws; mean over 2 datasets"
+    )
+    assert lines[2].split() == ["model", "px", "1", "shot", "4", "shots"]
+    for line, variant in zip(lines[4:], ("dino", "hog"), strict=True):
+        texts = []
+        for shots in (1, 4):
+            values = 100 * np.array(figures(variant, shots))
+            texts.append(f"{values.mean():.2f} ± {values.std(ddof=1):.2f}")
+        assert " ".join(line.split()) == f"{variant} 28 {' '.join(texts)}"
+    assert len(results.paths(store.root / "results")) == 48
+
+
+@pytest.mark.usefixtures("crowd")
+def test_few_shot_by_dataset_and_as_csv(store: Store, capsys: Capture) -> None:
+    arguments = ("--shots", "1", "--shots", "2", "--draws", "2", "--model", "hog")
+    assert knn(store, *arguments, "--per-dataset") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:5] for line in lines[4:]] == [
+        ["herd", "hog", "28", "1", "1"], ["herd", "hog", "28", "2", "2"],
+        ["pack", "hog", "28", "1", "1"], ["pack", "hog", "28", "2", "2"],
+    ]  # fmt: skip
+    assert knn(store, *arguments, "--csv", "--dataset", "herd") == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["draw"], row["shots"], row["k"], row["support"]) for row in rows] == [
+        ("0", "1", "1", "3"), ("0", "2", "2", "6"), ("1", "1", "1", "3"), ("1", "2", "2", "6"),
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("crowd")
+def test_more_shots_than_cases(store: Store, make_cell: CellMaker, capsys: Capture) -> None:
+    make_cell(TRAIN, LABELS, TEST, TRUTHS)
+    assert knn(store, "--shots", "2,10", "--draws", "1", "--model", "hog") == 1
+    out, err = capsys.readouterr()
+    assert "mean over 2 datasets" in out
+    assert err.splitlines()[0] == (
+        "failed: hog toy 28 px: no class of toy/train has 2 cases; use --shots up to 1"
+    )
+
+
+@pytest.mark.usefixtures("crowd")
+def test_two_draws_are_compared(store: Store, capsys: Capture) -> None:
+    assert knn(store, "--shots", "2", "--draws", "2", "--model", "hog", "--dataset", "herd") == 0
+    capsys.readouterr()
+    pair = results.paths(store.root / "results")
+    assert compare_cli.main(["--store", str(store.root), "--json", *map(str, pair)]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    found = facts["differences"]["accuracy"]
+    accuracies = [record.metrics.accuracy for record in results.read(pair)]
+    assert [found["first"], found["second"]] == accuracies

@@ -15,6 +15,9 @@ from evaluate.metrics import measure
 from evaluate.probing import Probing
 from evaluate.probing import evaluate as probe
 from evaluate.replay import replay
+from evaluate.results import Record
+from evaluate.shots import evaluate_shots
+from evaluate.thresholds import Criterion
 from index.vote import DistanceVote, SoftmaxVote
 from tests.evaluate.conftest import CellMaker
 
@@ -33,6 +36,8 @@ def cell(make_cell: CellMaker) -> Cell:
     [
         Protocol((5,)), Protocol((3,), vote=DistanceVote()), Protocol((7,), split=Split.TRAIN),
         Protocol((9,), vote=SoftmaxVote(0.2), split=Split.VAL),
+        Protocol((5,), uniform_priors=True),
+        Protocol((5,), vote=DistanceVote(), split=Split.TRAIN, uniform_priors=True),
     ],
 )  # fmt: skip
 def test_the_vote_of_a_record(cell: Cell, store: Store, protocol: Protocol) -> None:
@@ -44,6 +49,44 @@ def test_the_vote_of_a_record(cell: Cell, store: Store, protocol: Protocol) -> N
     )  # fmt: skip
     assert again == record.metrics
     assert len(found.rows) == record.counts["queries"]
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+def test_the_thresholds_of_a_record(make_cell: CellMaker, store: Store, uniform: bool) -> None:
+    rng = np.random.default_rng(1)
+    labels, truths = (rng.random((60, 2)) < 0.2, rng.random((25, 2)) < 0.2)
+    val_labels = rng.random((25, 2)) < 0.2
+    train, test, val = (
+        2 * y + rng.standard_normal(y.shape) for y in (labels, truths, val_labels)
+    )  # fmt: skip
+    cell = make_cell(
+        train, labels, test, truths, val=(val, val_labels), task=Task.MULTILABEL,
+        classes=("mass", "hernia"),
+    )  # fmt: skip
+    protocol = Protocol(
+        (5,), vote=SoftmaxVote(), uniform_priors=uniform, thresholds=Criterion.BALANCED
+    )
+    (made,) = evaluate(cell, protocol)
+    record = Record.from_json(made.to_json())
+    assert record == made
+    assert record.protocol["thresholds"]["values"] != [0.5, 0.5]
+    found = replay(record, store)
+    again = measure(
+        found.labels, found.scores, Task.MULTILABEL, cell.dataset.classes, with_auc=True
+    )
+    assert again == record.metrics
+
+
+def test_the_draw_of_a_record(cell: Cell, store: Store) -> None:
+    protocol = Protocol((3,), vote=SoftmaxVote(), uniform_priors=True)
+    for made in evaluate_shots(cell, protocol, (1, 4), 3):
+        record = Record.from_json(made.to_json())
+        assert record == made
+        found = replay(record, store)
+        again = measure(
+            found.labels, found.scores, Task.MULTICLASS, cell.dataset.classes, with_auc=True
+        )
+        assert again == record.metrics
 
 
 def test_the_head_of_a_record(cell: Cell, store: Store) -> None:

@@ -124,7 +124,33 @@ def test_csv_parses_back(make_record: RecordMaker) -> None:
     assert second == {
         "dataset": "toy", "task": "multi-class", "model": "hog", "res": "28", "split": "test",
         "k": "5", "distance": "cosine", "vote": "softmax", "temperature": "0.07",
+        "priors": "", "thresholds": "", "shots": "", "draw": "",
         "support": "100", "queries": "2000", "accuracy": "0.5", "balanced_accuracy": "0.25",
         "kappa": "-0.125", "precision": "0.75", "auc": "0.75", "notes": "",
         "checkpoint": "scikit-image:hog", "created": "2026-01-01T00:00:00.000000+00:00",
     }  # fmt: skip
+
+
+THRESHOLDS = {"criterion": "f1", "values": [0.25, 0.5], "notes": ["label 1 keeps 0.5"]}
+
+
+def test_corrections_are_in_the_title(make_record: RecordMaker) -> None:
+    record = make_record(priors="uniform", thresholds=THRESHOLDS)
+    lines = tables.summary([record]).splitlines()
+    assert lines[0] == (
+        "accuracy (%), k = 11, cosine, majority vote, uniform priors, thresholds by val f1, "
+        "test split; toy"
+    )
+    assert lines[-1] == "toy: label 1 keeps 0.5"
+    assert tables.per_dataset([record]).endswith("\n\ntoy: label 1 keeps 0.5")
+
+
+def test_csv_of_corrections_and_draws(make_record: RecordMaker) -> None:
+    records = [
+        make_record(priors="uniform", thresholds=THRESHOLDS),
+        make_record(shots=4, draw=0, k_asked=11),
+    ]
+    first, second = csv.DictReader(io.StringIO(tables.as_csv(records)))
+    names = ("priors", "thresholds", "shots", "draw")
+    assert [first[name] for name in names] == ["uniform", "f1", "", ""]
+    assert [second[name] for name in names] == ["", "", "4", "0"]

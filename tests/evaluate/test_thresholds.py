@@ -216,6 +216,45 @@ def test_what_cannot_be_corrected_is_refused(
         correct_priors(np.array(scores), np.array(shares), task)
 
 
+def test_priors_without_the_query_itself() -> None:
+    labels = np.array([[0], [0], [2], [0], [1]], np.uint8)
+    found = priors(labels, Task.MULTICLASS, 4, labels[2:])
+    assert found.tolist() == [[0.75, 0.25, 0, 0], [0.5, 0.25, 0.25, 0], [0.75, 0, 0.25, 0]]
+    labels = np.array([[0, 1], [1, 1], [0, 1]], np.uint8)
+    assert priors(labels, Task.MULTILABEL, 2, labels[:2]).tolist() == [[0.5, 1], [0, 1]]
+    with pytest.raises(EvaluationError, match="no rows"):
+        priors(labels[:1], Task.MULTILABEL, 2, labels[:1])
+
+
+def test_each_row_may_have_its_own_priors() -> None:
+    rng = np.random.default_rng(1)
+    for task in (Task.MULTICLASS, Task.MULTILABEL):
+        scores, shares = rng.dirichlet(np.ones(3), 6), rng.dirichlet(np.ones(3), 6)
+        alone = [
+            correct_priors(score[None], share, task)[0]
+            for score, share in zip(scores, shares, strict=True)
+        ]
+        assert correct_priors(scores, shares, task).tolist() == np.array(alone).tolist()
+
+
+@FEW
+@given(st.integers(1, 10), st.integers(1, 10), st.integers(1, 1000), st.integers(0, 1000))
+def test_votes_as_frequent_as_their_classes_tie(
+    first: int, second: int, times: int, others: int
+) -> None:
+    # By the way of shares that are no binary fractions, as 2/5 over 20/51 and 3/5 over 30/51.
+    counts = np.array([first * times, second * times, others])
+    votes = np.array([[first, second, 0]]) / (first + second)
+    found = correct_priors(votes, counts / counts.sum(), Task.MULTICLASS)
+    assert found[0, 0] == found[0, 1]
+    assert predict(found, Task.MULTICLASS).tolist() == [[0]]
+
+
+def test_a_score_that_is_the_prior_is_one_half() -> None:
+    shares = np.array([k / n for n in range(2, 20) for k in range(1, n)])
+    assert set(correct_priors(shares[None], shares, Task.MULTILABEL)[0]) == {0.5}
+
+
 # The choice of k.
 
 

@@ -1,0 +1,104 @@
+"""A report's files in a folder: the page, the text, tables and pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from embedder.errors import UsageError
+from embedder.store import store_errors
+from evaluate.canvas import png_bytes, svg_bytes
+from evaluate.grid import as_csv, as_latex
+from evaluate.report import Report, as_html, as_markdown_text
+
+PAGE = "report.html"
+
+_LIST = "files.json"
+_FORMAT = "casebook-report"
+
+
+def write(
+    report: Report,
+    figures: str,
+    statistics: Mapping[str, Any],
+    folder: Path,
+    watch: Callable[[str], object],
+) -> Path:
+    """Write the report into ``folder``; the path of its page, which is written last.
+
+    ``figures`` is the CSV of all figures, ``statistics`` plain JSON values. Files of an earlier
+    report that this one has not are removed; no other file is touched. ``watch`` is told the name
+    of each file.
+
+    Raises UsageError where the folder holds files but no report, StoreError where it cannot be
+    written.
+    """
+    with store_errors(folder, "--out"):
+        folder.mkdir(parents=True, exist_ok=True)
+        before = _listed(folder)
+        written: list[str] = []
+        for name, block in _files(report, figures, statistics):
+            watch(name)
+            _put(folder / name, block)
+            written.append(name)
+        written.append(PAGE)
+        _put(folder / _LIST, _list_of(written))
+        for name in sorted(before - set(written)):
+            (folder / name).unlink(missing_ok=True)
+        watch(PAGE)
+        _put(folder / PAGE, as_html(report).encode())
+    return folder / PAGE
+
+
+def _files(
+    report: Report, figures: str, statistics: Mapping[str, Any]
+) -> Iterator[tuple[str, bytes]]:
+    """Names and contents of all but the page."""
+    yield "report.md", as_markdown_text(report).encode()
+    yield "figures.csv", figures.encode()
+    yield "statistics.json", json.dumps(statistics, indent=1).encode()
+    for grid in report.grids():
+        yield f"tables/{grid.name}.csv", as_csv(grid).encode()
+        yield f"tables/{grid.name}.tex", as_latex(grid).encode()
+    for picture in report.pictures():
+        yield f"figures/{picture.stem}.png", png_bytes(picture.figure)
+        yield f"figures/{picture.stem}.svg", svg_bytes(picture.figure)
+
+
+def _listed(folder: Path) -> set[str]:
+    """The files of the report that the folder holds; none where it is empty.
+
+    Only names that a report can have count, so that a list that was tampered with names no other.
+    """
+    try:
+        facts = json.loads((folder / _LIST).read_text(encoding="utf-8"))
+        names = facts["files"] if facts["format"] == _FORMAT else None
+    except FileNotFoundError:
+        names = None if any(folder.iterdir()) else []
+    except (ValueError, KeyError, TypeError):
+        names = None
+    if not isinstance(names, list):
+        raise UsageError(f"{folder} holds other files; give --out a new folder")
+    return {name for name in names if isinstance(name, str) and _is_ours(name)}
+
+
+def _is_ours(name: str) -> bool:
+    parts = name.split("/")
+    if ".." in parts or "\\" in name:
+        return False
+    return len(parts) == 2 and parts[0] in ("tables", "figures")
+
+
+def _list_of(names: list[str]) -> bytes:
+    return json.dumps({"format": _FORMAT, "files": sorted(names)}, indent=1).encode()
+
+
+def _put(path: Path, block: bytes) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(exist_ok=True)
+    new = path.with_name(f"{path.name}.new")
+    new.write_bytes(block)
+    os.replace(new, path)

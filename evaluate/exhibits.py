@@ -1,0 +1,210 @@
+"""The pictures of a report that the store is needed for, each of the best that a dataset has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from embedder.datasets import Dataset
+from embedder.errors import CasebookError
+from embedder.store import Cell, Store
+from evaluate.calibration import measure_calibration
+from evaluate.grid import Grid, Item
+from evaluate.ledger import Ledger, Line
+from evaluate.maps import embedding_map
+from evaluate.reliability import curves
+from evaluate.replay import Replay, replay
+from evaluate.report import Part, Picture
+from evaluate.schemes import scheme_of
+from evaluate.sheets import find_images
+from evaluate.specimens import Shelf, cases_gallery, dataset_sheet
+
+Watch = Callable[[str], object]
+"""Told what is done next."""
+
+STEPS = 4
+"""How often ``Watch`` is told for each dataset, and once more."""
+
+
+@dataclass(frozen=True)
+class Exhibits:
+    """What the sections of these names show, and the datasets as the store describes them."""
+
+    datasets: tuple[Part, ...]
+    embeddings: tuple[Part, ...]
+    cases: tuple[Part, ...]
+    reliability: tuple[Part, ...]
+    known: Mapping[str, Dataset]
+
+
+@dataclass(frozen=True)
+class _Shown:
+    line: Line
+    replay: Replay
+
+
+@dataclass
+class _Found:
+    """What was found for the datasets so far, and why some was not."""
+
+    cells: dict[str, list[Cell]] = field(default_factory=dict)
+    votes: dict[str, _Shown] = field(default_factory=dict)
+    probes: dict[str, _Shown] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+
+
+def exhibit(
+    ledger: Ledger, store: Store, words: Sequence[str], data: Path | None, watch: Watch
+) -> Exhibits:
+    """Draw what the ledger's records are of; what cannot be drawn is said in a sentence.
+
+    ``words`` are datasets as given, paths among them; ``data`` is the folder of MedMNIST+ files.
+    """
+    found = _Found()
+    for name in ledger.study.datasets:
+        mine = [line for line in ledger.lines if line.record.dataset == name]
+        watch(f"{name}: embeddings")
+        found.cells[name] = _cells(mine, store, found.reasons)
+        for kind, kept in (("knn", found.votes), ("probe", found.probes)):
+            watch(f"{name}: {kind}")
+            best = _best(line for line in mine if line.record.kind == kind)
+            if best is not None:
+                _replay(name, best, store, kept, found.reasons)
+    reasons = tuple(dict.fromkeys(found.reasons))
+    return Exhibits(
+        (*_sheet(found, words, data), *reasons),
+        (*_maps(ledger, found, watch), *reasons),
+        (*_galleries(found, words, data, watch), *reasons),
+        (*_reliability(found), *reasons),
+        {name: cells[0].dataset for name, cells in found.cells.items() if cells},
+    )  # fmt: skip
+
+
+def _cells(lines: Sequence[Line], store: Store, reasons: list[str]) -> list[Cell]:
+    """The stored cells that the records are of, one for each size, the most accurate first."""
+    cells: dict[int, Cell] = {}
+    for line in sorted(lines, key=_accuracy, reverse=True):
+        r = line.record
+        if r.size in cells:
+            continue
+        try:
+            cells[r.size] = store.read(store.path(r.dataset, r.size, r.variant))
+        except CasebookError as error:
+            reasons.append(f"Not at hand: {r.variant} {r.dataset} {r.size} px ({error}).")
+    return list(cells.values())
+
+
+def _best(lines: Iterable[Line]) -> Line | None:
+    """The most accurate of those that all training cases took part in; else of the others."""
+    every = list(lines)
+    full = [line for line in every if not line.record.protocol.get("shots")]
+    return max(full or every, key=_accuracy, default=None)
+
+
+def _accuracy(line: Line) -> float:
+    return line.record.metrics.accuracy
+
+
+def _replay(
+    name: str, line: Line, store: Store, kept: dict[str, _Shown], reasons: list[str]
+) -> None:
+    try:
+        kept[name] = _Shown(line, replay(line.record, store))
+    except CasebookError as error:
+        reasons.append(f"Not drawn: {line} ({error}).")
+
+
+def _sheet(found: _Found, words: Sequence[str], data: Path | None) -> list[Part]:
+    shelves = [Shelf.of(cells, words, data) for cells in found.cells.values() if cells]
+    try:
+        drawn = dataset_sheet(shelves) if shelves else None
+    except CasebookError as error:
+        return [f"The images cannot be shown: {error}."]
+    if drawn is None:
+        return ["No image is at hand: give --data, or the datasets by their paths."]
+    return [dataset_picture(drawn)]
+
+
+def dataset_picture(drawn: Figure) -> Picture:
+    return Picture(
+        "datasets", "The datasets",
+        "The same test cases at every resolution, one tile as large as another.", drawn,
+        images=True,
+    )  # fmt: skip
+
+
+def _maps(ledger: Ledger, found: _Found, watch: Watch) -> list[Part]:
+    watch("embeddings in two dimensions")
+    cells = [cells[0] for cells in found.cells.values() if cells]
+    drawn = embedding_map(cells) if cells else None
+    if drawn is None:
+        return []
+    made = ", ".join(f"{c.dataset.name} by {c.header.variant} at {c.size} px" for c in cells)
+    caption = (
+        f"Test cases by t-SNE (L. van der Maaten, G. Hinton, JMLR 9, 2008), at most 1,000 of each "
+        f"dataset, embedded as in its most accurate result: {made}. Distances between groups and "
+        "their sizes mean little in such a map."
+    )
+    return [Picture("embeddings", "Embeddings in two dimensions", caption, drawn)]
+
+
+def _galleries(
+    found: _Found, words: Sequence[str], data: Path | None, watch: Watch
+) -> list[Part]:  # fmt: skip
+    parts: list[Part] = []
+    for name, vote in found.votes.items():
+        watch(f"{name}: cases")
+        source, reason = find_images(vote.replay.cell, words, data)
+        try:
+            drawn = cases_gallery(vote.replay, source) if source is not None else None
+        except CasebookError as error:
+            drawn, reason = None, str(error)
+        if drawn is None:
+            parts.append(f"{name}: {reason or 'no case to show'}.")
+            continue
+        caption = (
+            f"{vote.line}: cases "
+            "drawn at random among those that were right and those that were wrong, each beside "
+            "its nearest training cases. Solid blue: agrees with the prediction; dashed orange: "
+            "does not."
+        )
+        picture = Picture(f"cases-{name}", f"Right and wrong in {name}", caption, drawn, True)
+        parts.append(picture)
+    return parts
+
+
+def _reliability(found: _Found) -> list[Part]:
+    shown = [
+        kept[name] for name in found.cells for kept in (found.votes, found.probes) if name in kept
+    ]
+    try:
+        drawn = curves([each.replay for each in shown])
+    except CasebookError as error:
+        return [f"Not drawn: {error}."]
+    if drawn is None:
+        return []
+    caption = (
+        "How often came true what was scored so high, for the most accurate k-NN and linear probe "
+        "of each dataset. On the diagonal scores are what they say."
+    )
+    return [Picture("reliability", "Reliability of scores", caption, drawn), _calibration(shown)]
+
+
+def _calibration(shown: Sequence[_Shown]) -> Grid:
+    rows = []
+    for each in shown:
+        again, r = each.replay, each.line.record
+        task, classes = again.cell.dataset.task, again.cell.dataset.classes
+        found = measure_calibration(again.labels, again.scores, task, classes)
+        facts = (r.dataset, scheme_of(r)[1], r.variant, f"{r.size} px")
+        figures = (found.ece, found.classwise_ece, found.brier)
+        items = (Item(f"{figure:.4f}", (each.line.name,)) for figure in figures)
+        rows.append((*map(Item, facts), *items))
+    head = ("dataset", "scheme", "model", "resolution", "ECE", "ECE by class", "Brier score")
+    notes = ("ECE: expected calibration error, 15 bins; lower is better.",)
+    return Grid(
+        "calibration", "Calibration", head, tuple(rows), "lllrrrr", 1, notes
+    )  # fmt: skip
