@@ -128,17 +128,13 @@ CHUNK = 4096
 """Rows that are taken to float64 at a time."""
 
 
-def similarity(
-    queries: Vectors | NDArray[np.float64], points: Vectors, distance: Distance
-) -> NDArray[np.float32]:
+def similarity(queries: Vectors, points: Vectors, distance: Distance) -> NDArray[np.float32]:
     """Of pairs of rows, float32 (..., D) each, broadcast; the one definition for every index.
-
-    The queries may be the same numbers as float64.
 
     Computed in float64 along the last axis and rounded once, so that it depends on the two rows
     alone and not on what else is searched with them.
     """
-    a, b = (side.astype(np.float64, copy=False) for side in (queries, points))
+    a, b = queries.astype(np.float64), points.astype(np.float64)
     if distance is Distance.COSINE:
         exact = np.sum(a * b, axis=-1)
     else:
