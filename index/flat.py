@@ -2,7 +2,8 @@
 
 It works in float32, whose rounding may swap neighbours that are nearly equal. A few candidates
 more than asked are therefore taken and compared again; where the last of them is too close to the
-k-th to be sure that none is missing, the query is compared with every support row instead.
+k-th to be sure that none is missing, more are taken, and where that is not enough, the query is
+compared with every support row.
 (J. Johnson, M. Douze, H. Jegou, Billion-scale similarity search with GPUs, 2017.)
 """
 
@@ -26,6 +27,9 @@ _SPARE = 8
 
 _CANDIDATES = 100_000
 """Of all queries of one block together, which bounds what a block takes in memory."""
+
+_WIDER = 8
+"""So many times as many candidates are taken once where the first ones leave a doubt."""
 
 _AT_ONCE = 2**17
 """Numbers compared at a time: a megabyte in float64, which stays in a core's cache."""
@@ -67,28 +71,38 @@ class FlatIndex:
         for first in range(0, len(ready), block):
             part = slice(first, first + block)
             mine = None if own is None else own[part]
-            found, sure = self._candidates(ready[part], k, take, mine)
+            found = self._search(ready[part], k, take, mine)
             rows[part], similarities[part] = found.rows, found.similarities
-            unsure = first + np.flatnonzero(~sure)
-            if len(unsure):
-                mine = None if own is None else own[unsure]
-                found = search_all(self._support, ready[unsure], k, mine)
-                rows[unsure], similarities[unsure] = found.rows, found.similarities
         return Neighbours(rows, similarities)
+
+    def _search(self, queries: Vectors, k: int, take: int, own: Rows | None) -> Neighbours:
+        if take >= len(self._support.points):
+            return search_all(self._support, queries, k, own)
+        found, sure = self._candidates(queries, k, take, own)
+        unsure = np.flatnonzero(~sure)
+        if len(unsure):
+            mine = None if own is None else own[unsure]
+            better = self._search(queries[unsure], k, self._more(k, take), mine)
+            found.rows[unsure], found.similarities[unsure] = better.rows, better.similarities
+        return found
+
+    def _more(self, k: int, take: int) -> int:
+        """How many candidates follow on ``take`` that were too few: once more, then all."""
+        wide = _WIDER * (k + 1 + _SPARE)
+        return wide if take < wide else len(self._support.points)
 
     def _candidates(
         self, queries: Vectors, k: int, take: int, own: Rows | None
     ) -> tuple[Neighbours, NDArray[np.bool_]]:
-        """The best ``k`` of FAISS's first ``take``, and for which queries none can be missing."""
-        rows = self._propose(queries, take)
+        """The best ``k`` of the first ``take``, and for which queries none can be missing."""
+        rows, products = self._propose(queries, take)
         missing = rows < 0  # nothing orders what overflows float32
         rows[missing] = 0
         exact = self._compare(queries, rows)
-        worst = exact.min(axis=1)
         if own is not None:
             exact[rows == own[:, None]] = -np.inf
         found = rank(rows, exact, k)
-        sure = self._margin(queries, found.similarities[:, -1], worst)
+        sure = self._margin(queries, found.similarities[:, -1], products.min(axis=1))
         return found, sure & ~missing.any(axis=1)
 
     def _compare(self, queries: Vectors, rows: Rows) -> NDArray[np.float32]:
@@ -104,31 +118,30 @@ class FlatIndex:
         return exact
 
     def _margin(
-        self, queries: Vectors, kth: NDArray[np.float32], worst: NDArray[np.float32]
+        self, queries: Vectors, kth: NDArray[np.float32], least: NDArray[np.floating]
     ) -> NDArray[np.bool_]:
-        """Whether the k-th is further from the worst candidate than float32 can be wrong.
+        """Whether the k-th is further above the least candidate than float32 can be wrong.
 
-        The rounding error of a float32 inner product of D terms grows as sqrt(D) units in the last
-        place of the product of the norms (N. Higham, Accuracy and Stability of Numerical
-        Algorithms, 2002, section 2.8); four times that is allowed on either side, and D times
-        the smallest normal number for what underflows. Nothing is sure where it may overflow.
+        What was not proposed has a product of at most ``least`` in float32. In whatever order D
+        terms are added, that is wrong by at most D units in the last place of the product of the
+        norms (N. Higham, Accuracy and Stability of Numerical Algorithms, 2002, section 3.1), and
+        by D times the smallest normal number for what underflows; 16 units more are for the
+        squares, and for similarities that round alike. Nothing is sure where it may overflow.
         """
         width = queries.shape[1]
         limits = np.finfo(np.float32)
-        unit = 8 * np.sqrt(width) * float(limits.eps)
-        if self._support.distance is Distance.COSINE:
-            gap, scale = kth - worst, np.ones(len(kth))
-        else:
-            gap = worst.astype(np.float64) ** 2 - kth.astype(np.float64) ** 2
+        unit = (width + 16) * float(limits.eps) / 2
+        reached, scale = kth.astype(np.float64), np.ones(len(kth))
+        if self._support.distance is Distance.EUCLIDEAN:
             norms = np.linalg.norm(queries.astype(np.float64), axis=1)
-            scale = (norms + self._longest) ** 2
-        sure: NDArray[np.bool_] = gap > unit * scale + width * float(limits.tiny)
+            reached, scale = (norms**2 - reached**2) / 2, (norms + self._longest) ** 2
+        sure: NDArray[np.bool_] = reached - least > unit * scale + width * float(limits.tiny)
         return sure & (scale < float(limits.max))
 
-    def _propose(self, queries: Vectors, take: int) -> Rows:
-        """The first ``take`` rows of each query in float32, int64 (Q, take).
+    def _propose(self, queries: Vectors, take: int) -> tuple[Rows, NDArray[np.floating]]:
+        """The first ``take`` rows of each query in float32, int64 (Q, take), and their products.
 
-        -1 stands where there are no more.
+        As ``propose`` has both. -1 stands where there are no more.
         """
         points = self._support.points
         if not self._gpu or take > _GPU_LIMIT:
@@ -136,6 +149,8 @@ class FlatIndex:
         cosine = self._support.distance is Distance.COSINE
         metric = faiss.METRIC_INNER_PRODUCT if cosine else faiss.METRIC_L2
         with _GPU_TURN:
-            _, rows = faiss.knn_gpu(_resources(), queries, points, take, metric=metric)
-        proposed: Rows = rows.astype(np.int64)
-        return proposed
+            found, rows = faiss.knn_gpu(_resources(), queries, points, take, metric=metric)
+        if cosine:
+            return rows.astype(np.int64), found
+        squares = np.einsum("qd,qd->q", queries, queries, dtype=np.float64)
+        return rows.astype(np.int64), (squares[:, None] - found) / 2

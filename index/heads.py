@@ -9,9 +9,11 @@ import hashlib
 import json
 import math
 import os
+import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -70,6 +72,8 @@ class Provenance:
         for facts in (self.counts, self.protocol, self.chosen, self.versions):
             if not isinstance(facts, dict):
                 raise ValueError(f"{facts!r} stands where an object should")
+        if not self.protocol:
+            raise ValueError("its protocol is empty")
         for name in ("train", "val", "erased"):
             count = self.counts.get(name)
             if type(count) is not int or count < 0:
@@ -89,10 +93,12 @@ class Provenance:
                 raise ValueError(f"it is {form} of schema {schema}, not {FORMAT} of {SCHEMA}")
             if set(facts) != {field.name for field in fields(cls)}:
                 raise ValueError(f"its provenance has the fields {', '.join(sorted(facts))}")
-            task, classes = Task(facts.pop("task")), tuple(facts.pop("classes"))
+            task, classes = Task(facts.pop("task")), facts.pop("classes")
+            if not isinstance(classes, list):
+                raise ValueError(f"its classes are {classes!r}, no list")
             fingerprint = Fingerprint.from_json(json.dumps(facts.pop("fingerprint")))
-            return cls(task=task, classes=classes, fingerprint=fingerprint, **facts)
-        except (KeyError, TypeError, AttributeError, StoreError) as error:
+            return cls(task=task, classes=tuple(classes), fingerprint=fingerprint, **facts)
+        except (KeyError, TypeError, AttributeError, RecursionError, StoreError) as error:
             raise ValueError(f"unreadable provenance ({error})") from error
 
 
@@ -186,10 +192,19 @@ def paths(root: Path, dataset: str, size: int, variant: str) -> list[Path]:
         return sorted(_folder(root, dataset, size, variant).glob("*.safetensors"))
 
 
+def prepare(root: Path, dataset: str, size: int, variant: str) -> None:
+    """Make the folder of a cell's heads; raises StoreError where none could be written there."""
+    folder = _folder(root, dataset, size, variant)
+    with store_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=folder).close()
+
+
 def write(root: Path, head: Head) -> Path:
     """Keep a head in the store: a whole new file takes the place of one trained alike.
 
-    Raises StoreFullError and StoreError as the disk demands.
+    Of several that write the same head at once, the last one's stays. Raises StoreFullError and
+    StoreError as the disk demands; the old file is then as it was.
     """
     place = path(root, head.provenance)
     arrays = {"weight": head.weight, "bias": head.bias}
@@ -199,12 +214,16 @@ def write(root: Path, head: Head) -> Path:
     )
     with store_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-        new = place.with_name(f"{place.name}.new")
-        with new.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(new, place)
+        # Not by tempfile: its files are their owner's alone, and others may serve these.
+        new = place.with_name(f"{place.name}.{secrets.token_hex(8)}.new")
+        try:
+            with new.open("xb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(new, place)
+        finally:
+            new.unlink(missing_ok=True)
         sync_folder(place.parent)
     return place
 

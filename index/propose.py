@@ -20,29 +20,32 @@ _QUERIES, _POINTS = 2048, 8192
 _Floats = NDArray[np.float32]
 
 
-def propose(queries: Vectors, points: Vectors, squares: _Floats | None, take: int) -> Rows:
-    """The ``take`` rows of ``points`` with the highest inner product, int64 (Q, take).
+def propose(
+    queries: Vectors, points: Vectors, squares: _Floats | None, take: int
+) -> tuple[Rows, _Floats]:
+    """The ``take`` rows of ``points`` with the highest inner product, int64 (Q, take), and these.
 
     With ``squares``, the points' squared norms, float32 (N,): those at the least Euclidean
-    distance.
+    distance, and the inner products less half of the squares. All as float32 has it; where it
+    overflows, some may be missing, and -1 stands for them.
     """
     found = np.empty((len(queries), take), np.int64)
+    values = np.empty((len(queries), take), np.float32)
     space = np.empty(min(_QUERIES, len(queries)) * min(_POINTS, len(points)), np.float32)
     with np.errstate(over="ignore", invalid="ignore"):
         for first in range(0, len(queries), _QUERIES):
             part = slice(first, first + _QUERIES)
-            found[part] = _best(queries[part], points, squares, take, space)
-    return found
+            _fill(queries[part], points, squares, found[part], values[part], space)
+    return found, values
 
 
-def _best(
-    queries: Vectors, points: Vectors, squares: _Floats | None, take: int, space: _Floats
-) -> Rows:
+def _fill(
+    queries: Vectors, points: Vectors, squares: _Floats | None, rows: Rows, values: _Floats,
+    space: _Floats,
+) -> None:  # fmt: skip
     count = len(queries)
-    values = np.empty((count, take), np.float32)
-    rows = np.empty((count, take), np.int64)
     heap: Any = faiss.float_minheap_array_t()
-    heap.k, heap.nh = take, count
+    heap.nh, heap.k = rows.shape
     heap.val, heap.ids = faiss.swig_ptr(values), faiss.swig_ptr(rows)
     heap.heapify()
     for first in range(0, len(points), _POINTS):
@@ -53,4 +56,3 @@ def _best(
             products -= squares[first : first + _POINTS] / 2
         heap.addn(len(block), faiss.swig_ptr(products), first, 0, count)
     heap.reorder()
-    return rows

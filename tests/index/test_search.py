@@ -395,3 +395,23 @@ def test_searching_changes_nothing_that_was_given() -> None:
     points.flags.writeable = False
     FlatIndex(support_of(points, Distance.COSINE)).search(points, 2)
     np.testing.assert_array_equal(points, before)
+
+
+@each_index
+def test_rounding_that_leans_to_one_side_hides_no_neighbour(index: Maker) -> None:
+    """Terms whose products are all rounded the same way: further off than chance would be."""
+    width, tiny = 448, 2**-12.5
+    terms = width - 2
+
+    def point(share: float, cosine: float) -> list[float]:
+        first = (cosine - terms * tiny**2 * share) / np.sqrt(1 - terms * tiny**2)
+        body = [first, *[tiny * share] * terms]
+        return [*body, float(np.sqrt(1 - np.square(body).sum()))]
+
+    query = [np.sqrt(1 - terms * tiny**2), *[tiny] * terms, 0.0]
+    bias = terms * 2**-25 * 0.97
+    near = [point(1.005, 0.9 - 2 * bias + 1e-6)] * 8
+    far = [point(0, 0.5 - number * 0.01) for number in range(20)]
+    points = rows_of(point(0.995, 0.9), point(0, 0.9 - 2e-7), *near, *far)
+    found = index(support_of(points, Distance.COSINE)).search(rows_of(*[query] * 64), 1)
+    assert (found.rows == 0).all()
