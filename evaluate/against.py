@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from embedder.datasets import DATASETS
 from embedder.errors import EvaluationError
+from embedder.types import Split
 from evaluate import published
 from evaluate.results import Record
-
-_SCHEMES = {"knn": "knn", "probe": "probe"}
-_UNPUBLISHED = ("priors", "thresholds", "shots")
-"""Of a protocol; nothing comparable is published."""
+from evaluate.schemes import scheme_of
 
 
 @dataclass(frozen=True)
@@ -32,15 +31,15 @@ HEADS = ("published", "difference", "rank")
 
 
 def stand(record: Record, accuracy: float) -> Standing:
-    """Where ``accuracy``, a fraction, of the record's cell stands; k-NN of the published k alone.
+    """Where ``accuracy``, a fraction, stands; of the published protocols and cases alone.
 
     A model of the benchmark is compared with its own figure; any is ranked among the ten, itself
     among them as the eleventh.
     """
     value = 100 * accuracy
-    if not _is_comparable(record):
+    scheme = scheme_of(record)[0]
+    if scheme not in published.SCHEMES or not _is_published(record):
         return Standing(None, None, "-")
-    scheme = _SCHEMES[record.kind]
     place = (record.dataset, scheme, str(record.fingerprint["checkpoint"]), record.size)
     found = published.find(*place, "accuracy")
     try:
@@ -53,13 +52,10 @@ def stand(record: Record, accuracy: float) -> Standing:
     return Standing(found.mean, value - found.mean, text)
 
 
-def _is_comparable(record: Record) -> bool:
-    """The published protocol, on the published split of a published dataset."""
-    if record.split != "test" or record.dataset not in published.DATASETS:
+def _is_published(record: Record) -> bool:
+    """Whether the cases are all those of the published dataset, and no others."""
+    if record.dataset not in published.DATASETS:
         return False
-    how = record.protocol
-    if any(how.get(name) is not None for name in _UNPUBLISHED):
-        return False
-    if record.kind == "knn":
-        return (how["k"], how["vote"], how["distance"]) == (11, "majority", "cosine")
-    return record.kind in _SCHEMES
+    dataset, counts = DATASETS[record.dataset], record.counts
+    expected = (dataset.count(Split.TEST), dataset.count(Split.TRAIN), len(dataset.classes))
+    return (counts["queries"], counts["support"], counts["classes"]) == expected

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from embedder import console
@@ -60,6 +58,16 @@ def build_parser() -> console.Parser:
     return parser
 
 
+@dataclass(frozen=True)
+class _Examined:
+    """A cell, what was found in it, and the images that it was found with."""
+
+    cell: Cell
+    answer: dict[str, Any]
+    found: Audit
+    source: ImageSource | None
+
+
 def _handle(options: argparse.Namespace) -> int:
     from embedder.store import Store, default_root
 
@@ -69,21 +77,47 @@ def _handle(options: argparse.Namespace) -> int:
     store = Store(options.store or default_root())
     cells, failures = select_cells(store, options.dataset, options.model, options.res)
     count = len(cells) + len(failures)
-    answers = []
+    if options.out:
+        from evaluate.audit_files import prepare
+
+        prepare(options.out)
+    examined = []
     for cell in _watched(cells):
         try:
-            answers.append(_examine(cell, options))
+            examined.append(_examine(cell, options))
         except CasebookError as error:
             failures.append(f"{title(cell)}: {error}")
+    _print([one.answer for one in examined], options)
+    failures += _write(examined, options) if options.out else []
     for failure in failures:
         print(f"failed: {' '.join(failure.split())}", file=sys.stderr)
-    if options.json:
-        print(json.dumps(answers, indent=1))
-    elif answers:
-        print("\n\n\n".join(_as_text(answer, options.show) for answer in answers))
     if failures:
         raise EvaluationError(f"{len(failures)} of {count} cells failed")
     return 0
+
+
+def _print(answers: list[dict[str, Any]], options: argparse.Namespace) -> None:
+    """Before anything is written, so that no disk can lose the findings."""
+    if options.json:
+        print(json.dumps(answers, indent=1), flush=True)
+    elif answers:
+        texts = (_as_text(answer, options.show) for answer in answers)
+        print("\n\n\n".join(texts), flush=True)
+
+
+def _write(examined: list[_Examined], options: argparse.Namespace) -> list[str]:
+    """The files of each cell, as ``--out`` asks; what could not be written."""
+    from evaluate.audit_files import write
+
+    failures = []
+    for one in examined:
+        try:
+            begin = write(options.out, one.answer, one.cell, one.found, one.source, options.show)
+        except CasebookError as error:
+            failures.append(f"{title(one.cell)}: {error}")
+        else:
+            print(f"wrote {begin}*", file=sys.stderr)
+    return failures
 
 
 def _number(text: str, option: str) -> int:
@@ -100,8 +134,7 @@ def _watched(cells: list[Cell]) -> Iterable[Cell]:
     return watched
 
 
-def _examine(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
-    """The findings of one cell, written to ``--out``."""
+def _examine(cell: Cell, options: argparse.Namespace) -> _Examined:
     from evaluate.audit import audit
     from evaluate.sheets import find_images
     from index.build import Kind
@@ -110,9 +143,7 @@ def _examine(cell: Cell, options: argparse.Namespace) -> dict[str, Any]:
     found = audit(cell, options.k, options.near, Kind(options.index), source)
     answer = describe(cell, found, chosen=options.near is None, index=options.index)
     answer["images"] = reason or "compared"
-    if options.out:
-        _write(answer, cell, found, source, options)
-    return answer
+    return _Examined(cell, answer, found, source)
 
 
 def describe(cell: Cell, found: Audit, *, chosen: bool, index: str) -> dict[str, Any]:
@@ -152,48 +183,6 @@ def describe(cell: Cell, found: Audit, *, chosen: bool, index: str) -> dict[str,
         ],
         "fingerprint": asdict(cell.header.fingerprint),
     }  # fmt: skip
-
-
-def _write(
-    answer: dict[str, Any], cell: Cell, found: Audit, source: ImageSource | None,
-    options: argparse.Namespace,
-) -> None:  # fmt: skip
-    from embedder.store import store_errors
-
-    stem = f"{cell.dataset.name}-{cell.size}-{cell.header.variant}"
-    with store_errors(options.out, "--out"):
-        options.out.mkdir(parents=True, exist_ok=True)
-        for noun in ("duplicates", "suspects"):
-            _write_csv(options.out / f"{stem}-{noun}.csv", noun, answer[noun])
-        path = options.out / f"{stem}.json"
-        path.write_text(json.dumps(answer, indent=1) + "\n", encoding="utf-8")
-    if source is not None:
-        from evaluate.sheets import draw_duplicates, draw_suspects
-
-        draw_duplicates(cell, found, source, options.show, options.out / f"{stem}-duplicates.png")
-        draw_suspects(cell, found, source, options.show, options.out / f"{stem}-suspects.png")
-    print(f"wrote {path.with_suffix('')}*", file=sys.stderr)
-
-
-_COLUMNS = {
-    "duplicates": (
-        "case", "twin", "kind", "similarity", "same_embedding", "same_pixels", "same_label",
-        "label", "twin_label",
-    ),
-    "suspects": (
-        "case", "label", "given", "suggested", "strength", "share", "usual", "similarity",
-        "own_similarity", "neighbours",
-    ),
-}  # fmt: skip
-
-
-def _write_csv(path: Path, noun: str, findings: list[dict[str, Any]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, _COLUMNS[noun], lineterminator="\n")
-        writer.writeheader()
-        for finding in findings:
-            lists = {key: " ".join(v) for key, v in finding.items() if isinstance(v, list)}
-            writer.writerow(finding | lists)
 
 
 def _as_text(answer: dict[str, Any], show: int) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from embedder.errors import UsageError
+from embedder.errors import EvaluationError, UsageError
 from embedder.store import store_errors
 from evaluate.canvas import png_bytes, svg_bytes
+from evaluate.files import write_whole
 from evaluate.grid import as_csv, as_latex
 from evaluate.report import Report, as_html, as_markdown_text
 
@@ -18,6 +19,10 @@ PAGE = "report.html"
 
 _LIST = "files.json"
 _FORMAT = "casebook-report"
+_OTHERS = ("report.md", "figures.csv", "statistics.json")
+
+_NAME = re.compile(r"(tables|figures)/[A-Za-z0-9_][A-Za-z0-9._-]*\.(csv|tex|png|svg)")
+"""Of tables and pictures, whose names hold those of datasets."""
 
 
 def write(
@@ -34,23 +39,36 @@ def write(
     of each file.
 
     Raises UsageError where the folder holds files but no report, StoreError where it cannot be
-    written.
+    written, EvaluationError for a table or picture whose name is no file's.
     """
     with store_errors(folder, "--out"):
         folder.mkdir(parents=True, exist_ok=True)
         before = _listed(folder)
-        written: list[str] = []
+        names = {PAGE, *_OTHERS, *_names(report)}
+        _put(folder / _LIST, _list_of(before | names))
         for name, block in _files(report, figures, statistics):
             watch(name)
             _put(folder / name, block)
-            written.append(name)
-        written.append(PAGE)
-        _put(folder / _LIST, _list_of(written))
-        for name in sorted(before - set(written)):
+        for name in sorted(before - names):
             (folder / name).unlink(missing_ok=True)
         watch(PAGE)
         _put(folder / PAGE, as_html(report).encode())
+        _put(folder / _LIST, _list_of(names))
     return folder / PAGE
+
+
+def _names(report: Report) -> Iterator[str]:
+    """Of tables and pictures; raises EvaluationError for one that is no plain name."""
+    for grid in report.grids():
+        yield from (_checked(f"tables/{grid.name}.{kind}") for kind in ("csv", "tex"))
+    for picture in report.pictures():
+        yield from (_checked(f"figures/{picture.stem}.{kind}") for kind in ("png", "svg"))
+
+
+def _checked(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise EvaluationError(f"{name!r} is no name for a file; leave that dataset out")
+    return name
 
 
 def _files(
@@ -82,23 +100,13 @@ def _listed(folder: Path) -> set[str]:
         names = None
     if not isinstance(names, list):
         raise UsageError(f"{folder} holds other files; give --out a new folder")
-    return {name for name in names if isinstance(name, str) and _is_ours(name)}
+    return {name for name in names if isinstance(name, str) and _NAME.fullmatch(name)}
 
 
-def _is_ours(name: str) -> bool:
-    parts = name.split("/")
-    if ".." in parts or "\\" in name:
-        return False
-    return len(parts) == 2 and parts[0] in ("tables", "figures")
-
-
-def _list_of(names: list[str]) -> bytes:
+def _list_of(names: set[str]) -> bytes:
     return json.dumps({"format": _FORMAT, "files": sorted(names)}, indent=1).encode()
 
 
 def _put(path: Path, block: bytes) -> None:
-    """Whole or not at all."""
     path.parent.mkdir(exist_ok=True)
-    new = path.with_name(f"{path.name}.new")
-    new.write_bytes(block)
-    os.replace(new, path)
+    write_whole(path, block)

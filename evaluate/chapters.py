@@ -113,7 +113,7 @@ def _distribution(study: Study) -> tuple[Part, ...]:
 def _resolution(study: Study) -> tuple[Part, ...]:
     drawn = improvements(study.figures(), study.schemes)
     if drawn is None:
-        return ("There is one resolution only.",)
+        return ("No dataset has two resolutions of one model and scheme.",)
     caption = "On how many datasets accuracy rose from one resolution to the next."
     return (Picture("resolution", "Gain by resolution", caption, drawn),)
 

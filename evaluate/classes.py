@@ -12,6 +12,7 @@ from embedder import console
 from embedder.types import Labels, Scores, Task
 from evaluate.metrics import predict
 from evaluate.results import Record
+from evaluate.schemes import scheme_of
 
 Matrix = list[list[int]]
 """How many rows of each true class (line) were predicted as each class (column)."""
@@ -79,7 +80,8 @@ def tables(record: Record, classes: Sequence[str]) -> str:
         for f in figures(record.confusion, classes)
     ]
     parts = [
-        f"{record.variant} {record.dataset} {record.size} px, {record.split} split",
+        f"{record.variant} {record.dataset} {record.size} px, {scheme_of(record)[1]}, "
+        f"{record.split} split",
         console.table(rows, ("class", "cases", "recall", "precision", "F1"), "lrrrr"),
     ]
     if len(record.confusion) == 1 and len(classes) <= _WIDEST:

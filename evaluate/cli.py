@@ -13,7 +13,7 @@ from embedder.types import Distance, Split
 from index.vote import VOTES
 
 if TYPE_CHECKING:
-    from embedder.store import Cell
+    from embedder.store import Cell, Store
     from evaluate.knn import Protocol
     from evaluate.results import Record
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 METRICS = ("accuracy", "balanced_accuracy", "kappa", "precision", "auc")
 MOST_DRAWS = 1000
+
+
+_SHOWN = 5
+"""The most unfinished cells that are named."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -209,9 +213,31 @@ def _handle(options: argparse.Namespace) -> int:
         print(f"failed: {' '.join(failure.split())}", file=sys.stderr)
     if paths:
         print(_render(results.read(paths), options, known))
+        tell_missing(store, options, len(failures))
     if failures:
         raise EvaluationError(f"{len(failures)} of {count} cells failed")
     return 0
+
+
+def tell_missing(store: Store, options: argparse.Namespace, failed: int) -> None:
+    """Print what a table is without: cells that failed, or are not finished.
+
+    Below a table; where the output is data, to standard error.
+    """
+    from embedder.selection import matches
+
+    asked = options.dataset, options.model, options.res
+    unfinished = [path for path in store.partial_paths() if matches(path, *asked)]
+    names = [
+        f"{path.name.partition('.h5')[0]} {path.parts[-3]} {path.parts[-2]} px"
+        for path in unfinished[:_SHOWN]
+    ]
+    more = f" and {len(unfinished) - _SHOWN} more" if len(unfinished) > _SHOWN else ""
+    sink = sys.stderr if options.json or options.csv else sys.stdout
+    if names:
+        print(f"\nnot finished, left out: {', '.join(names)}{more}; run embed again", file=sink)
+    if failed and sink is sys.stdout:
+        print(f"\nleft out, since they failed: {console.cells_text(failed)}", file=sink)
 
 
 def _evaluation(protocol: Protocol, options: argparse.Namespace) -> tuple[Evaluation, int]:

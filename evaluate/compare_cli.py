@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from evaluate.results import Record
 
 
+_LEAST = 1e-4
+"""A p below this is given by its power of ten."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     return console.run(build_parser(), _handle, argv)
 
@@ -64,9 +68,9 @@ def _handle(options: argparse.Namespace) -> int:
     )  # fmt: skip
     test = mcnemar(first, second, dataset.task, dataset.classes)
     calibrations = [
-        None  # moved by thresholds, scores are no probabilities
-        if one.record.protocol.get("thresholds")
-        else measure_calibration(one.labels, one.scores, dataset.task, dataset.classes)
+        measure_calibration(one.labels, one.scores, dataset.task, dataset.classes)
+        if one.are_probabilities
+        else None
         for one in pair
     ]
     if options.json:
@@ -136,7 +140,9 @@ def _text(
     ]
     shown = console.table(lines, ("calibration", "ECE", "classwise ECE", "Brier"), "lrrr")
     note = f"[95 % interval], two-sided p: paired bootstrap, {resamples:,} resamples"
-    return "\n\n".join([f"{heading}\n" + "\n".join(runs), table, note, mcnemar, shown])
+    left_out = [note for found in differences.values() for note in found.notes]
+    notes = "\n".join([note, *left_out])
+    return "\n\n".join([f"{heading}\n" + "\n".join(runs), table, notes, mcnemar, shown])
 
 
 def _name(record: Record) -> str:
@@ -155,7 +161,9 @@ def _interval(found: Difference) -> str:
 
 
 def _p(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if value == 0 or value >= _LEAST else f"{value:.1e}"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -12,11 +12,11 @@ from embedder.datasets import Dataset
 from embedder.errors import CasebookError
 from embedder.store import Cell, Store
 from evaluate.calibration import measure_calibration
-from evaluate.grid import Grid, Item
-from evaluate.ledger import Ledger, Line
+from evaluate.grid import Grid, Item, slug
+from evaluate.ledger import Ledger, Line, name_some
 from evaluate.maps import embedding_map
 from evaluate.reliability import curves
-from evaluate.replay import Replay, replay
+from evaluate.replay import Replay, are_probabilities, replay
 from evaluate.report import Part, Picture
 from evaluate.schemes import scheme_of
 from evaluate.sheets import find_images
@@ -48,12 +48,15 @@ class _Shown:
 
 @dataclass
 class _Found:
-    """What was found for the datasets so far, and why some was not."""
+    """What was found for the datasets so far: the best vote of each, and the scores whose
+    reliability is shown. ``absent`` cells are not in the store as they were, ``changed`` records
+    cannot be computed again."""
 
     cells: dict[str, list[Cell]] = field(default_factory=dict)
     votes: dict[str, _Shown] = field(default_factory=dict)
-    probes: dict[str, _Shown] = field(default_factory=dict)
-    reasons: list[str] = field(default_factory=list)
+    scored: list[_Shown] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
 
 
 def exhibit(
@@ -67,23 +70,24 @@ def exhibit(
     for name in ledger.study.datasets:
         mine = [line for line in ledger.lines if line.record.dataset == name]
         watch(f"{name}: embeddings")
-        found.cells[name] = _cells(mine, store, found.reasons)
-        for kind, kept in (("knn", found.votes), ("probe", found.probes)):
-            watch(f"{name}: {kind}")
-            best = _best(line for line in mine if line.record.kind == kind)
-            if best is not None:
-                _replay(name, best, store, kept, found.reasons)
-    reasons = tuple(dict.fromkeys(found.reasons))
+        found.cells[name] = _cells(mine, store, found.absent)
+        _replay_best(name, mine, store, found, watch)
+    absent = _said("The store has not, or no more as they were evaluated", found.absent)
+    changed = _said("Not to be computed again from the store as it is", found.changed)
     return Exhibits(
-        (*_sheet(found, words, data), *reasons),
-        (*_maps(ledger, found, watch), *reasons),
-        (*_galleries(found, words, data, watch), *reasons),
-        (*_reliability(found), *reasons),
+        tuple(_sheet(found, words, data)),
+        (*_maps(found, watch), *absent),
+        (*_galleries(found, words, data, watch), *changed),
+        tuple(_reliability(found)),
         {name: cells[0].dataset for name, cells in found.cells.items() if cells},
     )  # fmt: skip
 
 
-def _cells(lines: Sequence[Line], store: Store, reasons: list[str]) -> list[Cell]:
+def _said(what: str, names: Sequence[str]) -> list[str]:
+    return [f"{what}: {name_some(names)}."] if names else []
+
+
+def _cells(lines: Sequence[Line], store: Store, absent: list[str]) -> list[Cell]:
     """The stored cells that the records are of, one for each size, the most accurate first."""
     cells: dict[int, Cell] = {}
     for line in sorted(lines, key=_accuracy, reverse=True):
@@ -91,10 +95,38 @@ def _cells(lines: Sequence[Line], store: Store, reasons: list[str]) -> list[Cell
         if r.size in cells:
             continue
         try:
-            cells[r.size] = store.read(store.path(r.dataset, r.size, r.variant))
-        except CasebookError as error:
-            reasons.append(f"Not at hand: {r.variant} {r.dataset} {r.size} px ({error}).")
+            cell = store.read(store.path(r.dataset, r.size, r.variant))
+        except CasebookError:
+            cell = None
+        if cell is not None and asdict(cell.header.fingerprint) == r.fingerprint:
+            cells[r.size] = cell
+        else:
+            absent.append(f"{r.variant} {r.dataset} {r.size} px")
     return list(cells.values())
+
+
+def _replay_best(
+    name: str, lines: Sequence[Line], store: Store, found: _Found, watch: Watch
+) -> None:
+    """The best vote, and of votes and probes the best whose scores are probabilities."""
+    votes = [line for line in lines if line.record.kind == "knn"]
+    shown: dict[str, _Shown | None] = {}
+    scored = [line for line in lines if are_probabilities(line.record)]
+    wanted = (
+        _best(votes), _best(line for line in scored if line.record.kind == "knn"),
+        _best(line for line in scored if line.record.kind == "probe"),
+    )  # fmt: skip
+    for place, line in enumerate(wanted):
+        watch(name)
+        if line is None:
+            continue
+        if line.name not in shown:
+            shown[line.name] = _replay(line, store, found.changed)
+        one = shown[line.name]
+        if one is not None and place == 0:
+            found.votes[name] = one
+        elif one is not None:
+            found.scored.append(one)
 
 
 def _best(lines: Iterable[Line]) -> Line | None:
@@ -108,13 +140,12 @@ def _accuracy(line: Line) -> float:
     return line.record.metrics.accuracy
 
 
-def _replay(
-    name: str, line: Line, store: Store, kept: dict[str, _Shown], reasons: list[str]
-) -> None:
+def _replay(line: Line, store: Store, changed: list[str]) -> _Shown | None:
     try:
-        kept[name] = _Shown(line, replay(line.record, store))
-    except CasebookError as error:
-        reasons.append(f"Not drawn: {line} ({error}).")
+        return _Shown(line, replay(line.record, store))
+    except CasebookError:
+        changed.append(str(line))
+        return None
 
 
 def _sheet(found: _Found, words: Sequence[str], data: Path | None) -> list[Part]:
@@ -136,7 +167,7 @@ def dataset_picture(drawn: Figure) -> Picture:
     )  # fmt: skip
 
 
-def _maps(ledger: Ledger, found: _Found, watch: Watch) -> list[Part]:
+def _maps(found: _Found, watch: Watch) -> list[Part]:
     watch("embeddings in two dimensions")
     cells = [cells[0] for cells in found.cells.values() if cells]
     drawn = embedding_map(cells) if cells else None
@@ -171,26 +202,27 @@ def _galleries(
             "its nearest training cases. Solid blue: agrees with the prediction; dashed orange: "
             "does not."
         )
-        picture = Picture(f"cases-{name}", f"Right and wrong in {name}", caption, drawn, True)
+        picture = Picture(f"cases-{slug(name)}", f"Right and wrong in {name}", caption, drawn, True)
         parts.append(picture)
     return parts
 
 
 def _reliability(found: _Found) -> list[Part]:
-    shown = [
-        kept[name] for name in found.cells for kept in (found.votes, found.probes) if name in kept
-    ]
     try:
-        drawn = curves([each.replay for each in shown])
+        drawn = curves([each.replay for each in found.scored])
     except CasebookError as error:
         return [f"Not drawn: {error}."]
     if drawn is None:
         return []
     caption = (
         "How often came true what was scored so high, for the most accurate k-NN and linear probe "
-        "of each dataset. On the diagonal scores are what they say."
+        "of each dataset whose scores are probabilities: those that thresholds moved are none. On "
+        "the diagonal scores are what they say."
     )
-    return [Picture("reliability", "Reliability of scores", caption, drawn), _calibration(shown)]
+    return [
+        Picture("reliability", "Reliability of scores", caption, drawn),
+        _calibration(found.scored),
+    ]
 
 
 def _calibration(shown: Sequence[_Shown]) -> Grid:

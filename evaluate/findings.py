@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from embedder.errors import EvaluationError
@@ -33,7 +33,7 @@ class Finding:
     factor: str
     sentences: tuple[str, ...]
     grids: tuple[Grid, ...] = ()
-    facts: Mapping[str, Any] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def findings(study: Study, correction: Correction = Correction.BONFERRONI) -> list[Finding]:
@@ -68,24 +68,28 @@ def _find(
         levels = {_level(study, noun, str(getattr(figure, noun))) for figure in figures}
         if len(levels) < 2:
             only = "".join(levels) or "none"
-            return Finding(factor, (f"There is only one {noun} {why}: {only}.",))
+            return _unfinished(factor, left_out, f"There is only one {noun} {why}: {only}.")
     try:
         analysis = analyse(table_by(figures, factor, restrict=True), correction)
     except EvaluationError as error:
-        return Finding(factor, (f"Not tested: {error}.",))
-    return Finding(
-        factor,
-        _sentences(study, analysis, left_out),
-        _grids(study, analysis),
-        analysis_facts(analysis),
-    )
+        return _unfinished(factor, left_out, f"Not tested: {error}.")
+    facts = {"schemes_left_out": left_out, **analysis_facts(analysis)}
+    return Finding(factor, _sentences(study, analysis, left_out), _grids(study, analysis), facts)
+
+
+def _unfinished(factor: str, left_out: list[str], said: str) -> Finding:
+    facts = {"schemes_left_out": left_out, "error": said}
+    return Finding(factor, (*_without(left_out), said), facts=facts)
+
+
+def _without(left_out: list[str]) -> list[str]:
+    names = ", ".join(left_out)
+    return [f"Schemes left out, since they lack figures: {names}."] if left_out else []
 
 
 def _sentences(study: Study, analysis: Analysis, left_out: list[str]) -> tuple[str, ...]:
     table, test, after = analysis.table, analysis.friedman, analysis.post_hoc
-    said = []
-    if left_out:
-        said.append(f"Schemes left out, since they lack figures: {', '.join(left_out)}.")
+    said = _without(left_out)
     if table.left_out:
         said.append(f"Datasets left out, since they lack figures: {', '.join(table.left_out)}.")
     what = f"n = {len(table.blocks)} {table.unit}s, each value the {table.over}"

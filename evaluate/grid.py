@@ -37,7 +37,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table; ``name`` is its file's stem, ``align`` has ``l`` or ``r`` for each column.
+    """A table; ``name`` is its file's stem (``slug``), ``align`` has ``l`` or ``r`` per column.
 
     ``group`` says how many columns at the left are names, which are written once where they
     repeat; ``folded`` that a reader opens it on demand.
@@ -52,6 +52,15 @@ class Grid:
     notes: tuple[str, ...] = ()
     folded: bool = False
 
+    @property
+    def headers(self) -> int:
+        """How many columns at the left name a row."""
+        return max(1, len(self.align) - len(self.align.lstrip("l")))
+
+    def pairs(self) -> list[tuple[tuple[Item, ...], list[Item]]]:
+        """Each row as it is and as it is shown."""
+        return list(zip(self.rows, self.shown(), strict=True))
+
     def shown(self) -> list[list[Item]]:
         """The rows, a name that repeats the one above left empty."""
         lines: list[list[Item]] = []
@@ -65,14 +74,19 @@ class Grid:
         return lines
 
 
+def slug(text: str) -> str:
+    """A name that a file, an address and LaTeX take as it is."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "-", text)
+
+
 def as_markdown(grid: Grid) -> str:
     """A pipe table under its title."""
     dashes = ["---:" if letter == "r" else ":---" for letter in grid.align]
     body = [[_marked(item) for item in row] for row in grid.shown()]
-    lines = [list(map(_cell, grid.head)), dashes, *body]
+    lines = [list(map(plain, grid.head)), dashes, *body]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
     notes = f"\n\n{' '.join(grid.notes)}" if grid.notes else ""
-    return f"**{_cell(grid.title)}**\n\n{table}{notes}"
+    return f"**{plain(grid.title)}**\n\n{table}{notes}"
 
 
 def as_csv(grid: Grid) -> str:
@@ -131,7 +145,7 @@ def _latex_item(item: Item) -> str:
 
 
 def _marked(item: Item) -> str:
-    text = _cell(item.text)
+    text = plain(item.text)
     return {
         Mark.NONE: text,
         Mark.OF_SCHEME: f"<u>{text}</u>",
@@ -140,7 +154,7 @@ def _marked(item: Item) -> str:
     }[item.mark]
 
 
-def _cell(text: str) -> str:
+def plain(text: str) -> str:
     """Text that Markdown takes for nothing else."""
     plain = re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text)
     return " ".join(plain.split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean, stdev
 from typing import Any
 
@@ -42,16 +43,21 @@ class Ledger:
     lines: tuple[Line, ...]
     study: Study
 
+    @cached_property
+    def by_name(self) -> Mapping[str, Line]:
+        return {line.name: line for line in self.lines}
+
     def of(self, entry: Entry) -> tuple[Line, ...]:
         """The lines that an entry's figures are of."""
-        return tuple(line for line in self.lines if line.name in entry.sources)
+        return tuple(self.by_name[name] for name in entry.sources)
 
 
 def gather(lines: Sequence[Line], source: str, split: str = "test") -> Ledger:
     """The study of the records on ``split``.
 
     Of several records of one place, seed and draw the latest counts; of several fingerprints of
-    one place that of the latest record. Every other is left out, and a remark says so.
+    one cell that of the latest record, whatever its scheme. Every other is left out, and a remark
+    says so.
 
     Raises EvaluationError where no record is left.
     """
@@ -78,31 +84,39 @@ def gather(lines: Sequence[Line], source: str, split: str = "test") -> Ledger:
 
 
 def _latest(lines: Sequence[Line]) -> tuple[list[Line], list[str]]:
-    """One line for each place and replicate, all of a place of one fingerprint."""
-    prints: dict[tuple[str, str, str, int], Any] = {}
+    """One line for each place and replicate, all of a cell of one fingerprint."""
+    prints: dict[tuple[str, str, int], Any] = {}
     newest: dict[tuple[Any, int | None], Line] = {}
     older: list[Line] = []
+    changed: list[Line] = []
     for line in sorted(lines, key=lambda line: (line.record.created, line.name), reverse=True):
-        wanted = prints.setdefault(line.place, line.record.fingerprint)
+        wanted = prints.setdefault(_cell(line), line.record.fingerprint)
         key = (line.place, replicate_of(line.record))
-        if line.record.fingerprint == wanted and key not in newest:
-            newest[key] = line
-        else:
+        if line.record.fingerprint != wanted:
+            changed.append(line)
+        elif key in newest:
             older.append(line)
+        else:
+            newest[key] = line
     remarks = []
-    if older:
-        remarks.append(f"{_count(len(older), 'older record')} left out for a later one.")
-    changed = [line for line in older if line.record.fingerprint != prints[line.place]]
+    if older or changed:
+        count = _count(len(older) + len(changed), "older record")
+        remarks.append(f"{count} left out for a later one.")
     if changed:
-        remarks.append(f"Of another embedding than the latest: {_named(map(str, changed))}.")
+        remarks.append(f"Of another embedding than the latest: {name_some(map(str, changed))}.")
     differ = [
-        line for line in older
-        if line not in changed
-        and line.record.metrics != newest[line.place, replicate_of(line.record)].record.metrics
-    ]  # fmt: skip
+        line
+        for line in older
+        if line.record.metrics != newest[line.place, replicate_of(line.record)].record.metrics
+    ]
     if differ:
-        remarks.append(f"Its later record has other figures: {_named(map(str, differ))}.")
+        remarks.append(f"Its later record has other figures: {name_some(map(str, differ))}.")
     return list(newest.values()), remarks
+
+
+def _cell(line: Line) -> tuple[str, str, int]:
+    r = line.record
+    return r.dataset, r.variant, r.size
 
 
 def _entry(place: tuple[str, str, str, int], lines: Sequence[Line]) -> Entry:
@@ -131,21 +145,27 @@ def _contradictions(lines: Sequence[Line]) -> list[str]:
     def size_of(record: Record) -> str:
         return f"{record.dataset} at {record.size} px"
 
-    def counts(record: Record) -> tuple[int, int]:
-        return record.counts["queries"], record.counts["support"]
+    def queries(record: Record) -> int:
+        return record.counts["queries"]
+
+    def support(record: Record) -> int:
+        return record.counts["support"]
 
     remarks = []
     mixed = _differing(lines, size_of, images)
     if mixed:
         remarks.append(
-            f"Not all of the same images, and not to be compared: {_named(mixed)}; embed again."
+            f"Not all of the same images, and not to be compared: {name_some(mixed)}; embed again."
         )
     full = [line for line in lines if not line.record.protocol.get("shots")]
-    mixed = _differing(full, lambda record: record.dataset, counts)
-    if mixed:
+    uneven = {
+        *_differing(lines, lambda record: record.dataset, queries),
+        *_differing(full, lambda record: record.dataset, support),
+    }
+    if uneven:
         remarks.append(
             "Measured with different numbers of cases, since some were erased: "
-            f"{_named(mixed)}; evaluate again."
+            f"{name_some(sorted(uneven))}; evaluate again."
         )
     return remarks
 
@@ -172,7 +192,7 @@ def _uneven(entries: Sequence[Entry], schemes: Mapping[str, str]) -> list[str]:
         ]  # fmt: skip
         if fewer:
             remarks.append(f"{name}: fewer than the {most} seeds or draws of others: ")
-            remarks[-1] += f"{_named(fewer)}."
+            remarks[-1] += f"{name_some(fewer)}."
     return remarks
 
 
@@ -181,7 +201,8 @@ def _untrained(lines: Sequence[Line]) -> list[str]:
     return [f"Untrained, with random weights: {', '.join(names)}."] if names else []
 
 
-def _named(names: Iterable[str]) -> str:
+def name_some(names: Iterable[str]) -> str:
+    """The first few, and how many more there are."""
     every = list(dict.fromkeys(names))
     more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
     return "; ".join(every[:_SHOWN]) + more

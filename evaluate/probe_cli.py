@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from embedder import console
 from embedder.errors import CasebookError, EvaluationError, UsageError
 from embedder.types import Split
-from evaluate.cli import METRICS, add_against, add_intervals, refuse_contradictions
+from evaluate.cli import METRICS, add_against, add_intervals, refuse_contradictions, tell_missing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -93,6 +94,7 @@ def _handle(options: argparse.Namespace) -> int:
         print(f"failed: {' '.join(failure.split())}", file=sys.stderr)
     if paths:
         print(_render(results.read(paths), options))
+        tell_missing(store, options, len(failures))
     if failures:
         raise EvaluationError(f"{len(failures)} of {count} cells failed")
     return 0
@@ -105,7 +107,11 @@ def _evaluate(cell: Cell, probing: Probing, root: Path) -> list[Record]:
     from evaluate.probing import evaluate
 
     with tqdm(
-        desc=title(cell), total=probing.steps, unit=" steps", disable=None, leave=False
+        desc=title(cell),
+        total=probing.steps(cell.dataset),
+        unit=" steps",
+        disable=None,
+        leave=False,
     ) as bar:
         return evaluate(cell, probing, root, bar.update)
 
@@ -125,7 +131,13 @@ def _probing(options: argparse.Namespace) -> Probing:
     from embedder.network import choose_device
 
     device = choose_device(options.device)
-    return Probing(_adamw(options), Split(options.split), options.intervals, device)
+    protocol = _adamw(options)
+    if options.against and options.intervals and len(protocol.seeds) > 1:
+        raise UsageError(
+            "--against compares the mean over seeds, which has no interval; drop --intervals, or "
+            "give one of --seeds"
+        )
+    return Probing(protocol, Split(options.split), options.intervals, device)
 
 
 def _adamw(options: argparse.Namespace) -> ProbeProtocol:
@@ -137,11 +149,20 @@ def _adamw(options: argparse.Namespace) -> ProbeProtocol:
     rates = plain.learning_rates if options.learning_rate is None else (options.learning_rate,)
     decays = plain.weight_decays if options.weight_decay is None else (options.weight_decay,)
     return ProbeProtocol(
-        tuple(console.numbers(options.seeds, "--seeds")) or SEEDS,
+        _seeds(options.seeds) or SEEDS,
         Grid(*SWEEP) if options.sweep else Grid(rates, decays),
         epochs=100 if options.epochs is None else options.epochs,
         patience=5 if options.patience is None else options.patience,
     )
+
+
+def _seeds(values: Sequence[str] | None) -> tuple[int, ...]:
+    found = []
+    for word in console.words(values):
+        if not re.fullmatch("[0-9]{1,19}", word) or int(word) >= 2**63:
+            raise UsageError(f"--seeds {word[:20]!r} is no number from 0 to {2**63 - 1}")
+        found.append(int(word))
+    return tuple(dict.fromkeys(found))
 
 
 def _render(records: list[Record], options: argparse.Namespace) -> str:
@@ -151,6 +172,20 @@ def _render(records: list[Record], options: argparse.Namespace) -> str:
         return "[" + ",\n".join(record.to_json() for record in records) + "]"
     if options.csv:
         return probe_tables.as_csv(records).rstrip("\n")
+    table = _table(records, options)
+    return f"{table}\n\n{_flattery(options)}" if options.split == "val" else table
+
+
+def _flattery(options: argparse.Namespace) -> str:
+    chosen = "C" if options.solver == "lbfgs" else "the epoch"
+    if options.sweep:
+        chosen = "the learning rate, the weight decay and the epoch"
+    return f"val chose {chosen} of each head: its figures flatter; see --split test"
+
+
+def _table(records: list[Record], options: argparse.Namespace) -> str:
+    from evaluate import probe_tables
+
     if options.intervals and not options.against:
         shown = METRICS if options.per_dataset else (options.metric,)
         return probe_tables.intervals(records, shown)

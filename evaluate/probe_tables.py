@@ -15,6 +15,9 @@ from evaluate.metrics import Metrics
 from evaluate.results import Record
 from evaluate.tables import METRICS, bounds, figure_text, percent, remarks
 
+_USUAL, _DECAY = {"epochs": 100, "patience": 5}, 0.01
+"""Of the published protocol; a title names what differs."""
+
 
 @dataclass(frozen=True)
 class Seeds:
@@ -135,7 +138,11 @@ def protocol_text(records: Sequence[Record], *, is_mean: bool = True) -> str:
     swept = len(how["learning_rates"]) * len(how["weight_decays"]) > 1
     rate = "swept on val" if swept else f"{how['learning_rates'][0]:g}"
     over = f", mean ± std of {seeds} seeds" if seeds > 1 and is_mean else ""
-    return f"linear probe (AdamW, learning rate {rate}){over}, {split} split"
+    other = [f"{key} {how[key]}" for key, usual in _USUAL.items() if how[key] != usual]
+    if not swept and how["weight_decays"] != [_DECAY]:
+        other.append(f"weight decay {how['weight_decays'][0]:g}")
+    training = ", ".join(["AdamW", f"learning rate {rate}", *other])
+    return f"linear probe ({training}){over}, {split} split"
 
 
 def _accuracy(cell: Seeds) -> float:

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from embedder.datasets import Dataset
 from embedder.fingerprint import library_versions
 from embedder.store import Cell
-from embedder.types import Labels, Split, Vectors
+from embedder.types import Labels, Split, Task, Vectors
 from evaluate import logistic, probe
 from evaluate.classes import confusion
 from evaluate.intervals import intervals
@@ -31,7 +32,7 @@ from index import heads
 from index.heads import Head, Provenance
 
 Watch = Callable[[], object]
-"""Told of each epoch, or each C."""
+"""Told of each epoch; or of each C that is tried, of several labels for each of them."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,29 @@ class Probing:
     resamples: int = 0
     device: str = "cpu"
 
-    @property
-    def steps(self) -> int:
-        """How often ``Watch`` is told at most."""
-        solver = self.solver
-        return solver.epochs if isinstance(solver, ProbeProtocol) else len(solver.cs)
+    def steps(self, dataset: Dataset) -> int:
+        """How often ``Watch`` is told at most: of epochs, or of each C (and label)."""
+        if isinstance(self.solver, ProbeProtocol):
+            return self.solver.epochs
+        problems = len(dataset.classes) if dataset.task is Task.MULTILABEL else 1
+        return problems * len(self.solver.cs)
+
+    def describe(self) -> dict[str, Any]:
+        """As it stands in records and saved heads: the solver's, and a device other than the CPU.
+
+        Another device rounds otherwise, so its heads are others too.
+        """
+        device = {} if self.device == "cpu" else {"device": self.device}
+        return {**self.solver.describe(), **device}
 
 
 def evaluate(cell: Cell, probing: Probing, root: Path, watch: Watch = lambda: None) -> list[Record]:
     """A record for each seed (one for L-BFGS, which draws nothing); the heads go to ``root``.
 
-    Raises EvaluationError where nothing can be trained, StoreError as the disk demands.
+    Raises EvaluationError where nothing can be trained, StoreError as the disk demands: before
+    anything is trained where the heads could not be written.
     """
+    heads.prepare(root, cell.dataset.name, cell.size, cell.header.variant)
     began = time.perf_counter()
     trained = _train(cell, probing, watch)
     seconds = (time.perf_counter() - began) / len(trained)
@@ -83,7 +95,7 @@ def _train(cell: Cell, probing: Probing, watch: Watch) -> list[_Trained]:
             watch=lambda c: watch(),
         )  # fmt: skip
         chosen: dict[str, Any] = {
-            "cs": list(found.cs), "losses": [list(line) for line in found.losses],
+            "c": list(found.c), "losses": [list(line) for line in found.losses],
             "notes": list(found.notes),
         }  # fmt: skip
         return [_Trained(found.weight, found.bias, None, chosen)]
@@ -107,7 +119,7 @@ def _rows(cell: Cell, split: Split) -> tuple[Vectors, Labels]:
 
 
 def _measure(cell: Cell, probing: Probing, root: Path, trained: _Trained, seconds: float) -> Record:
-    dataset, how = cell.dataset, probing.solver.describe()
+    dataset, how = cell.dataset, probing.describe()
     counts = {str(s): len(cell.live(s)) for s in (Split.TRAIN, Split.VAL)}
     counts["erased"] = sum(map(len, cell.erased.values()))
     provenance = Provenance(

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from embedder.backbones import CANVAS, Backbone
-from embedder.errors import BackboneError
+from embedder.errors import BackboneError, WeightsError
 from embedder.network import NetworkBackbone, choose_device
 from embedder.recipe import Recipe
 
@@ -91,11 +91,12 @@ def measure(recipe: Recipe, device: str, batch: int, rounds: int) -> Profile:
         from embedder.weights import build
 
         chosen = choose_device(device)
-        module = build(recipe)
+        with _fetch_errors():
+            module = build(recipe)
         backbone = NetworkBackbone(module, row, chosen, recipe.precision)
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (batch, CANVAS, CANVAS, 3), np.uint8)
     with _run_errors(row.name, chosen, batch):
+        rng = np.random.default_rng(0)
+        pixels = rng.integers(0, 256, (batch, CANVAS, CANVAS, 3), np.uint8)
         memory, seconds = _run(lambda: backbone.embed(pixels), chosen, rounds)
         width = backbone.embed(pixels[:1]).shape[1]
         counts = _count(module, backbone)
@@ -180,7 +181,7 @@ def _run(
         began = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - began)
-    peak = _peak(device)
+    peak = None if before is None else _peak(device)
     return None if before is None or peak is None else max(0, peak - before), seconds
 
 
@@ -215,6 +216,18 @@ def device_name(device: str) -> str:
     except OSError:
         found = None
     return found[1] if found else platform.processor() or platform.machine()
+
+
+@contextmanager
+def _fetch_errors() -> Iterator[None]:
+    """Weights that are not at hand: say what helps here, where there is no ``--weights``."""
+    try:
+        yield
+    except WeightsError as error:
+        reason, _, advice = str(error).rpartition("; ")
+        if "--weights" not in advice:
+            raise
+        raise WeightsError(f"{reason}; connect to a network, or drop --pinned") from error
 
 
 @contextmanager

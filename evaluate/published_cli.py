@@ -95,17 +95,27 @@ def _figures(options: argparse.Namespace) -> str:
         rows, schemes, metrics = published.table(), published.SCHEMES, published.METRICS
         usual = ["knn"]
     raw = options.csv or options.json
-    chosen = _select(
-        rows, options,
-        _chosen(options.scheme, schemes, "scheme") or ([] if raw else usual),
-        _chosen(options.metric, metrics, "metric") or ([] if raw else list(metrics)[:1]),
-    )  # fmt: skip
+    kinds = _chosen(options.scheme, schemes, "scheme") or ([] if raw else usual)
+    asked = _chosen(options.metric, metrics, "metric") or ([] if raw else list(metrics)[:1])
+    chosen = _select(rows, options, kinds, asked)
+    lacking = _lacking(chosen, kinds or list(schemes), asked)
+    if raw and lacking:
+        print(*lacking, file=sys.stderr)
     if options.json:
         return json.dumps([asdict(row) for row in chosen], indent=1)
     if options.csv:
         return _csv(chosen)
     source = published.AVERAGES_SOURCE if options.averages else published.SOURCE
-    return "\n\n".join([*published.summaries(chosen), f"source: {source}"])
+    return "\n\n".join([*published.summaries(chosen), *lacking, f"source: {source}"])
+
+
+def _lacking(rows: _Rows, schemes: Sequence[str], metrics: Sequence[str]) -> list[str]:
+    """A line that names what was asked for and is in no row, if anything is."""
+    found = {(row.scheme, row.metric) for row in rows}
+    nouns = published.SCHEMES | published.AVERAGES_SCHEMES
+    terms = published.METRICS | published.AVERAGES_METRICS
+    absent = [f"{terms[m]} of {nouns[s]}" for s in schemes for m in metrics if (s, m) not in found]
+    return [f"not published, and left out: {', '.join(absent)}"] if absent else []
 
 
 def _chosen(values: Sequence[str] | None, known: Mapping[str, object], noun: str) -> list[str]:
@@ -196,6 +206,7 @@ def _statistics(options: argparse.Namespace) -> str:
     correction = Correction(options.correction or "bonferroni")
     facts: dict[str, Any] = {}
     texts = [f"{published.METRICS[metric]} (%), published"]
+    texts += _lacking(rows, schemes or list(published.SCHEMES), [metric])
     failures = []
     for factor in FACTORS:
         try:

@@ -7,18 +7,22 @@ be compared with the record.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 from embedder.errors import EvaluationError
 from embedder.store import Cell, Store
 from embedder.types import Distance, Labels, Rows, Scores, Split
 from evaluate.classes import confusion
 from evaluate.knn import Protocol, find_neighbours, pick, score
+from evaluate.metrics import Metrics, measure
 from evaluate.results import Record
 from evaluate.shots import Draw
 from evaluate.thresholds import recentre
 from index import heads
 from index.vote import vote_of
+
+_SAME = 1e-9
+"""Figures of the same scores differ by less, however sums are ordered."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +35,21 @@ class Replay:
     labels: Labels
     scores: Scores
 
+    @property
+    def are_probabilities(self) -> bool:
+        """Whether calibration can be asked of the scores; not of those that thresholds moved."""
+        return are_probabilities(self.record)
+
+
+def are_probabilities(record: Record) -> bool:
+    return not record.protocol.get("thresholds")
+
 
 def replay(record: Record, store: Store) -> Replay:
     """Compute the scores of ``record`` again from what is stored.
 
-    Raises EvaluationError where the cell is not the one that was evaluated, or gives another
-    confusion matrix than the record has; StoreError where something is not there.
+    Raises EvaluationError where the cell is not the one that was evaluated, or gives other figures
+    than the record has; StoreError where something is not there.
     """
     cell = store.read(store.path(record.dataset, record.size, record.variant))
     if asdict(cell.header.fingerprint) != record.fingerprint:
@@ -45,13 +58,29 @@ def replay(record: Record, store: Store) -> Replay:
     rows = cell.live(split)
     labels = pick(cell.labels(split), rows)
     scores = _vote(record, cell) if record.kind == "knn" else _probe(record, cell, store)
-    task, classes = cell.dataset.task, len(cell.dataset.classes)
-    if record.confusion not in (None, confusion(labels, scores, task, classes)):
+    if not _agree(record, cell, labels, scores):
         raise EvaluationError(
-            f"{_title(record)} has other predictions now; evaluate again: cases were erased since, "
+            f"{_title(record)} has other figures now; evaluate again: cases were erased since, "
             "or its head was replaced"
         )
     return Replay(record, cell, rows, labels, scores)
+
+
+def _agree(record: Record, cell: Cell, labels: Labels, scores: Scores) -> bool:
+    """Whether the scores give what the record has: counts, confusion and every figure."""
+    task, classes = cell.dataset.task, cell.dataset.classes
+    counted = record.confusion in (None, confusion(labels, scores, task, len(classes)))
+    erased = sum(map(len, cell.erased.values()))
+    if not counted or (record.counts["queries"], record.counts["erased"]) != (len(labels), erased):
+        return False
+    found = measure(labels, scores, task, classes, with_auc=record.metrics.auc is not None)
+    for figure in fields(Metrics):
+        now, then = getattr(found, figure.name), getattr(record.metrics, figure.name)
+        if figure.name == "notes" or now is then:
+            continue
+        if now is None or then is None or abs(now - then) > _SAME:
+            return False
+    return True
 
 
 def _vote(record: Record, cell: Cell) -> Scores:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -12,10 +11,16 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from evaluate.canvas import png_bytes, svg_bytes
-from evaluate.grid import Grid, Item, Mark, as_markdown
+from evaluate.grid import MARKS, Grid, Item, Mark, as_markdown, plain
 
 _NAMED = 6
 """The most sources that a figure's tooltip names before it counts them."""
+
+_SAID = {
+    mark: Markup('<span class="unseen">, {}</span>').format(text.partition(": ")[2])
+    for mark, text in MARKS.items()
+} | {Mark.NONE: Markup("")}
+"""What only a screen reader tells of a mark."""
 
 _CLASSES = {
     Mark.NONE: "", Mark.OF_SCHEME: "of-scheme", Mark.OF_RESOLUTION: "of-resolution",
@@ -89,7 +94,7 @@ def as_html(report: Report) -> str:
 
 def as_markdown_text(report: Report) -> str:
     """With the pictures as files beside it, in ``figures/``."""
-    lines = [f"# {report.title}", *report.lead]
+    lines = [f"# {plain(report.title)}", *map(plain, report.lead)]
     for section in report.sections:
         lines.append(f"## {section.title}")
         lines += [_part(part) for part in section.parts]
@@ -100,9 +105,9 @@ def _part(part: Part) -> str:
     if isinstance(part, Grid):
         return as_markdown(part)
     if isinstance(part, Picture):
-        alt = re.sub(r"([\\\[\]])", r"\\\1", part.title)
-        return f"![{alt}](figures/{part.stem}.png)\n\n*{part.title}.* {part.caption}"
-    return f"### {part.text}" if isinstance(part, Heading) else part
+        title, caption = plain(part.title), plain(part.caption)
+        return f"![{title}](figures/{part.stem}.png)\n\n*{title}.* {caption}"
+    return f"### {plain(part.text)}" if isinstance(part, Heading) else plain(part)
 
 
 def _kind(part: Part) -> str:
@@ -129,14 +134,13 @@ class _Figures:
     numbers: Mapping[str, int]
 
     def html(self, item: Item) -> Markup:
-        """The text; a link where one record stands behind it, a tooltip where several do."""
+        """The text; where records stand behind it a link to the first, and the names of all."""
         if not item.sources:
-            return Markup(item.text and "{}").format(item.text)
-        said = self._said(item.sources)
+            return Markup("{}").format(item.text)
         first = self.numbers.get(item.sources[0])
-        if len(item.sources) == 1 and first is not None:
-            return Markup('<a href="#record-{}" title="{}">{}</a>').format(first, said, item.text)
-        return Markup('<span title="{}">{}</span>').format(said, item.text)
+        place = "sources" if first is None else f"record-{first}"
+        link = Markup('<a href="#{}" title="{}">{}</a>')
+        return link.format(place, self._said(item.sources), item.text) + _SAID[item.mark]
 
     def _said(self, sources: Sequence[str]) -> str:
         known = sorted(self.numbers[name] for name in sources if name in self.numbers)

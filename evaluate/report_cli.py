@@ -184,9 +184,7 @@ def _write(
     from evaluate import bundle
     from evaluate.summaries import figures_csv
 
-    statistics: dict[str, Any] = {
-        each.factor: each.facts or {"error": " ".join(each.sentences)} for each in found
-    }
+    statistics: dict[str, Any] = {each.factor: each.facts for each in found}
     count = 2 * (len(list(report.grids())) + len(list(report.pictures()))) + 4
     with _watched("writing", count) as watch:
         return bundle.write(report, figures_csv(study), statistics, options.out, watch)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -18,8 +17,10 @@ from typing import Any
 from embedder.errors import EvaluationError
 from embedder.store import Cell, store_errors
 from embedder.types import Split
+from evaluate.files import write_whole
 from evaluate.intervals import Interval
 from evaluate.metrics import Metrics
+from evaluate.record_form import check
 
 FORMAT = "casebook-result"
 SCHEMA = 1
@@ -97,7 +98,7 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """Raises EvaluationError where the text is no record of this schema."""
+        """Raises EvaluationError where the text is no record of this schema, field by field."""
         try:
             facts = json.loads(text)
             if facts["format"] != FORMAT or facts["schema"] != SCHEMA:
@@ -105,10 +106,12 @@ class Record:
                     f"it is {facts['format']} of schema {facts['schema']}; "
                     f"this casebook reads {FORMAT} of schema {SCHEMA}"
                 )
+            check(facts)
+            facts["counts"].setdefault("erased", 0)  # older records are of cells that kept all
             metrics = facts.pop("metrics")
             metrics["notes"] = tuple(metrics["notes"])
             return cls(metrics=Metrics(**metrics), **facts)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise EvaluationError(f"it is no result record ({error})") from error
 
 
@@ -125,7 +128,12 @@ def read(paths: Iterable[Path]) -> list[Record]:
     for path in paths:
         try:
             records.append(Record.from_json(path.read_text(encoding="utf-8")))
-        except (OSError, UnicodeDecodeError, EvaluationError) as error:
+        except FileNotFoundError as error:
+            raise EvaluationError(f"there is no file {path}; check its name") from error
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise EvaluationError(f"cannot read {path}: {reason}; give a result record") from error
+        except (UnicodeDecodeError, EvaluationError) as error:
             raise EvaluationError(f"{path}: {error}; remove it to go on without it") from error
     return records
 
@@ -140,7 +148,5 @@ def _write(folder: Path, record: Record) -> Path:
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
     name = f"{record.kind}-{record.dataset}-{record.size}-{record.variant}-{record.split}-{digest}"
     path = folder / f"{name}.json"
-    new = path.with_suffix(".new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)
+    write_whole(path, text.encode())
     return path

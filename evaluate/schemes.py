@@ -17,6 +17,19 @@ _PROBE: dict[str, Any] = {
 """The published protocol, as a record has it; seeds may be any."""
 
 
+_GRID = ("learning_rates", "weight_decays")
+
+_SWEEP: dict[str, Any] = {
+    "learning_rates": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2], "weight_decays": [0.0, 0.01, 0.1],
+}  # fmt: skip
+"""The grid of ``probe-eval --sweep``."""
+
+_LOGISTIC: dict[str, Any] = {
+    "cs": [1e-3, 1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3], "tolerance": 1e-6, "iterations": 1000,
+}  # fmt: skip
+"""How ``probe-eval --solver lbfgs`` fits."""
+
+
 def scheme_of(record: Record) -> tuple[str, str]:
     """The key and the name of how a record's figures were come by.
 
@@ -60,13 +73,21 @@ def _knn(how: dict[str, Any]) -> tuple[str, str]:
 
 def _probe(how: dict[str, Any]) -> tuple[str, str]:
     if how["solver"] == "lbfgs":
-        return "logistic regression", "logistic regression"
+        other = [f"{key} {how[key]}" for key in _LOGISTIC if how[key] != _LOGISTIC[key]]
+        name = ", ".join(["logistic regression", *map(_plain, other)])
+        return name, name
     other = [f"{key} {how[key]}" for key in _PROBE if how[key] != _PROBE[key]]
     if not other:
         return "linear_probe", published.SCHEMES["linear_probe"]
     points = len(how["learning_rates"]) * len(how["weight_decays"])
     if points > 1:
-        rest = [word for word in other if not word.startswith(("learning_rates", "weight_decays"))]
-        other = [f"the best of {points} settings on val", *rest]
-    text = ", ".join(other).replace("_", " ").replace("[", "").replace("]", "")
-    return f"linear probe, {text}", f"linear probe, {text}"
+        rest = [word for word in other if not word.startswith(_GRID)]
+        is_sweep = {key: how[key] for key in _GRID} == _SWEEP
+        axes = [] if is_sweep else [f"{key} {how[key]}" for key in _GRID]
+        other = [f"the best of {points} settings on val", *axes, *rest]
+    name = ", ".join(["linear probe", *map(_plain, other)])
+    return name, name
+
+
+def _plain(text: str) -> str:
+    return text.replace("_", " ").replace("[", "").replace("]", "")

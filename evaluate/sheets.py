@@ -14,7 +14,8 @@ from embedder.sources import library_from_environment
 from embedder.store import Cell, store_errors
 from embedder.types import Labels, Pixels, Split, Task
 from evaluate.audit import Audit, Suspect
-from evaluate.canvas import plain, write
+from evaluate.canvas import plain, png_bytes, write
+from evaluate.files import write_whole
 from evaluate.gallery import EDGE, GAP, TEXT, TILE, Picture, begin, shorten, show
 from evaluate.neighbours import name_of
 
@@ -127,11 +128,14 @@ class Pictures:
 
 
 def draw_sheet(groups: list[list[Picture]], across: int, heading: list[str], path: Path) -> None:
-    """Write ``lay_out``'s figure to ``path``; raises StoreError where it cannot be written."""
-    figure = lay_out(groups, across, heading)
+    """Write ``lay_out``'s figure to ``path``, whole or not at all.
+
+    Raises StoreError where it cannot be written.
+    """
+    block = png_bytes(lay_out(groups, across, heading))
     with store_errors(path, "--out"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path)
+        write_whole(path, block)
 
 
 def lay_out(

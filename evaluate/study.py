@@ -25,7 +25,8 @@ class Entry:
 
     ``means`` are over ``replicates`` seeds or draws, ``deviations`` their sample standard
     deviations, where there are several; ``bounds`` the 95 % interval of a single one. What is
-    undefined is absent. ``sources`` name where the figures stand.
+    undefined is absent. ``sources`` name where the figures stand; where each metric stands in a
+    place of its own, ``places`` do.
     """
 
     dataset: str
@@ -37,6 +38,10 @@ class Entry:
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     replicates: int = 1
+    places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def sources_of(self, metric: str) -> tuple[str, ...]:
+        return self.places.get(metric, self.sources)
 
     @property
     def place(self) -> tuple[str, str, str, int]:
@@ -106,17 +111,18 @@ def of_published() -> Study:
     """
     means: dict[tuple[str, str, str, int], dict[str, float]] = {}
     deviations: dict[tuple[str, str, str, int], dict[str, float]] = {}
-    sources: dict[tuple[str, str, str, int], list[str]] = {}
+    sources: dict[tuple[str, str, str, int], dict[str, tuple[str, ...]]] = {}
     for number, row in enumerate(published.table(), 1):
         place, metric = (row.dataset, row.scheme, row.model, row.resolution), _OWN_NAMES[row.metric]
         means.setdefault(place, {})[metric] = row.mean
-        sources.setdefault(place, []).append(f"figure {number}")
+        sources.setdefault(place, {})[metric] = (f"figure {number}",)
         if row.std is not None:
             deviations.setdefault(place, {})[metric] = row.std
     entries = tuple(
         Entry(
-            *place, found, deviations.get(place, {}), sources=tuple(sources[place]),
-            replicates=3 if place in deviations else 1,
+            *place, found, deviations.get(place, {}), replicates=3 if place in deviations else 1,
+            sources=tuple(name for names in sources[place].values() for name in names),
+            places=sources[place],
         )
         for place, found in means.items()
     )  # fmt: skip

@@ -11,7 +11,7 @@ from statistics import fmean
 from embedder.datasets import DATASETS, Dataset
 from embedder.types import Split
 from evaluate.against import HEADS, stand
-from evaluate.grid import MARKS, Grid, Item, mark_best
+from evaluate.grid import MARKS, Grid, Item, mark_best, slug
 from evaluate.ledger import Ledger
 from evaluate.schemes import replicate_of, scheme_of
 from evaluate.study import Entry, Study
@@ -52,7 +52,7 @@ def _summary(study: Study, metric: str) -> Grid:
         rows.append((*named, *(Item(i.text, i.sources, next(marks)) for i in items)))
     count = len(study.datasets)
     over = study.datasets[0] if count == 1 else f"mean over {count} datasets"
-    notes = [_MARKS]
+    notes = [_MARKS, *_legend(study.entries)] if count == 1 else [_MARKS]
     if count > 1 and any(entry.deviations for entry in study.entries):
         notes.append("±: the mean over datasets of the standard deviation over seeds or draws.")
     if any(" of " in item.text for row in rows for item in row[2:]):
@@ -77,7 +77,7 @@ def _mean(entries: Sequence[Entry], metric: str, count: int) -> float | None:
 def _over(entries: Sequence[Entry], metric: str, count: int, study: Study) -> Item:
     if not entries:
         return Item("-")
-    sources = tuple(name for entry in entries for name in entry.sources)
+    sources = tuple(name for entry in entries for name in entry.sources_of(metric))
     if count == 1:
         return Item(_figure(entries[0], metric), sources)
     text = f"{fmean(entry.means[metric] for entry in entries):.2f}"
@@ -95,6 +95,12 @@ def _figure(entry: Entry, metric: str) -> str:
         low, high = entry.bounds[metric]
         return f"{text} [{low:.2f}, {high:.2f}]"
     return text
+
+
+def _legend(entries: Sequence[Entry]) -> list[str]:
+    """What stands behind a figure, where anything does."""
+    spread = [_DEVIATION] if any(entry.deviations for entry in entries) else []
+    return spread + ([_BOUNDS] if any(entry.bounds for entry in entries) else [])
 
 
 def per_dataset(study: Study) -> list[Grid]:
@@ -118,7 +124,7 @@ def _dataset(study: Study, dataset: str) -> Grid:
         values = [(s, px, entry.means.get(metric) if entry else None) for s, px, entry in found]
         marked = zip(found, mark_best(values), strict=True)
         columns.append([
-            Item(_figure(entry, metric), entry.sources, mark)
+            Item(_figure(entry, metric), entry.sources_of(metric), mark)
             if entry is not None and metric in entry.means else Item("-")
             for (_, _, entry), mark in marked
         ])  # fmt: skip
@@ -127,12 +133,10 @@ def _dataset(study: Study, dataset: str) -> Grid:
         part = slice(number * len(sizes), (number + 1) * len(sizes))
         figures = [item for column in columns for item in column[part]]
         rows.append((Item(study.schemes[scheme]), Item(model), *figures))
-    notes = [_MARKS]
-    notes += [_DEVIATION] if any(entry.deviations for entry in mine) else []
-    notes += [_BOUNDS] if any(entry.bounds for entry in mine) else []
+    notes = [_MARKS, *_legend(mine)]
     head = [f"{SHOWN[metric]}, {size} px" for metric in metrics for size in sizes]
     return Grid(
-        f"dataset-{dataset}", f"{dataset} (%)", ("scheme", "model", *head), tuple(rows),
+        f"dataset-{slug(dataset)}", f"{dataset} (%)", ("scheme", "model", *head), tuple(rows),
         "ll" + "r" * len(head), 1, tuple(notes),
     )  # fmt: skip
 
@@ -221,6 +225,6 @@ def figures_csv(study: Study) -> str:
             writer.writerow(
                 [entry.dataset, entry.scheme, entry.model, entry.resolution, metric, mean,
                  entry.deviations.get(metric, ""), low, high, entry.replicates,
-                 "; ".join(entry.sources)]
+                 "; ".join(entry.sources_of(metric))]
             )  # fmt: skip
     return sink.getvalue()

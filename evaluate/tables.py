@@ -54,8 +54,9 @@ def per_dataset(records: Sequence[Record], *, against: bool = False) -> str:
         for r in sorted(records, key=lambda r: (r.dataset, r.size, r.variant, r.protocol["k"]))
     ]  # fmt: skip
     table = console.table(rows, head, "ll" + "r" * (len(head) - 2))
-    parts = [protocol_text(records), table, *bounds(records), *remarks(records, records)]
-    return "\n\n".join(parts)
+    chosen = f"{_k_text(records[0])}, " if records[0].protocol.get("k_from") else ""
+    title = f"{chosen}{protocol_text(records)}"
+    return "\n\n".join([title, table, *bounds(records), *remarks(records, records)])
 
 
 def figure_text(record: Record, name: str) -> str:
@@ -156,7 +157,8 @@ def bounds(records: Sequence[Record]) -> list[str]:
 
 def remarks(records: Sequence[Record], noted: Sequence[Record]) -> list[str]:
     """What a table does not show: models that are untrained, thresholds that could not be chosen,
-    and the notes of the ``noted`` records, which say why figures are empty.
+    resamples that an interval does without, and the notes of the ``noted`` records, which say why
+    figures are empty.
     """
     untrained = dict.fromkeys(record.variant for record in records if record.untrained)
     remarks = [f"untrained, random weights: {', '.join(untrained)}"] if untrained else []
@@ -164,6 +166,8 @@ def remarks(records: Sequence[Record], noted: Sequence[Record]) -> list[str]:
     for record in records:
         said = (record.protocol.get("thresholds") or {}).get("notes", ())
         notes.update((f"{record.dataset}: {note}", None) for note in said)
+        for interval in (record.intervals or {}).values():
+            notes.update((f"{record.dataset}: {note}", None) for note in interval["notes"])
     for record in noted:
         notes.update((f"{record.dataset}: {note}", None) for note in record.metrics.notes)
     if notes:

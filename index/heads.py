@@ -95,7 +95,7 @@ class Provenance:
                 raise ValueError(f"its provenance has the fields {', '.join(sorted(facts))}")
             task, classes = Task(facts.pop("task")), facts.pop("classes")
             if not isinstance(classes, list):
-                raise ValueError(f"its classes are {classes!r}, no list")
+                raise ValueError(f"its classes are a {type(classes).__name__}, no list")
             fingerprint = Fingerprint.from_json(json.dumps(facts.pop("fingerprint")))
             return cls(task=task, classes=tuple(classes), fingerprint=fingerprint, **facts)
         except (KeyError, TypeError, AttributeError, RecursionError, StoreError) as error:

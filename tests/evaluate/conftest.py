@@ -99,6 +99,7 @@ def write_record(
     checkpoint: str = "scikit-image:hog",
     split: str = "test",
     created: str = "2026-01-01T00:00:00.000000+00:00",
+    counts: dict[str, int] | None = None,
     **protocol: object,
 ) -> Record:
     how = {
@@ -108,6 +109,7 @@ def write_record(
     return Record(
         "knn", created, dataset, "multi-class", size, variant, split, how | protocol,
         Metrics(accuracy, 0.25, -0.125, 0.75, auc, notes),
-        {"support": 100, "queries": 2000, "classes": 3, "erased": 0}, {"checkpoint": checkpoint},
+        counts or {"support": 100, "queries": 2000, "classes": 3, "erased": 0},
+        {"checkpoint": checkpoint},
         {"search": 0.5, "vote": 0.25}, {"numpy": "2"}, {"torch": "9.9"},
     )  # fmt: skip

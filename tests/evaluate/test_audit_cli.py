@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ from PIL import Image
 
 import casebook
 from embedder import cli as embed
+from embedder.errors import StoreError
 from embedder.store import Store
 from embedder.types import Task
 from evaluate import audit_cli
+from evaluate.gallery import Picture
+from evaluate.sheets import draw_sheet
 from tests.conftest import NpzMaker
 from tests.evaluate.conftest import CellMaker, failure
 
@@ -234,6 +238,90 @@ def test_a_place_that_cannot_be_written(
     (tmp_path / "file").touch()
     assert ask(store, "--k", "1", "--out", str(tmp_path / "file" / "found")) == 1
     assert "check --out" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_noticed_before_the_work(
+    store: Store, make_cell: CellMaker, tmp_path: Path, capsys: Capture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    make_cell([[1, 0], [0, 1], [1, 1]], [0, 1, 2], [[1, 2]], [0])
+
+    def never(*arguments: object) -> None:
+        raise AssertionError("a cell was searched")
+
+    monkeypatch.setattr("evaluate.audit.audit", never)
+    (tmp_path / "file").touch()
+    assert ask(store, "--k", "1", "--out", str(tmp_path / "file")) == 1
+    assert "check --out" in failure(capsys)
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_findings_are_printed_where_writing_fails(
+    store: Store, planted: Path, tmp_path: Path, capsys: Capture, form: tuple[str, ...],
+) -> None:  # fmt: skip
+    out = tmp_path / "found"
+    (out / "planted-28-hog.json").mkdir(parents=True)
+    assert ask(store, "--out", str(out), *form) == 1
+    text, err = capsys.readouterr()
+    assert "planted/train/6" in text
+    assert err.startswith(f"failed: hog planted 28 px: cannot use {out}: ")
+    assert err.endswith("error: 1 of 1 cells failed\n")
+
+
+def test_a_write_that_fails_leaves_the_earlier_files(
+    store: Store, planted: Path, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "found"
+    arguments = ("--dataset", str(planted), "--out", str(out))
+    assert ask(store, *arguments) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    capsys.readouterr()
+
+    def full(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert ask(store, *arguments, "--show", "1") == 1
+    text, err = capsys.readouterr()
+    assert text.startswith("hog planted 28 px\n")
+    assert "no room to write" in err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_sheet_that_fails_leaves_the_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.zeros((8, 8, 1), np.uint8)
+    path = tmp_path / "sheet.png"
+    draw_sheet([[Picture(pixels, "a", "train/0", True)]], 1, ["one"], path)
+    before = path.read_bytes()
+    assert before.startswith(b"\x89PNG")
+
+    def full(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match="no room"):
+        draw_sheet([[Picture(pixels, "b", "train/1", True)]], 1, ["two"], path)
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before
+
+
+def test_a_sheet_of_an_earlier_run_does_not_stay(
+    store: Store, planted: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    out = tmp_path / "found"
+    arguments = ("--dataset", str(planted), "--out", str(out))
+    assert ask(store, *arguments) == 0
+    assert len(list(out.glob("*.png"))) == 2
+    (out / "other-28-hog-duplicates.png").touch()
+    assert ask(store, *arguments, "--k", "60") == 0  # no label is contradicted by so many
+    assert {path.name for path in out.glob("*.png")} == {
+        "other-28-hog-duplicates.png", "planted-28-hog-duplicates.png",
+    }  # fmt: skip
+    assert ask(store, "--out", str(out)) == 0  # without images
+    assert [path.name for path in out.glob("*.png")] == ["other-28-hog-duplicates.png"]
+    assert len(list(out.glob("planted*"))) == 3
 
 
 def test_through_the_door(store: Store, make_cell: CellMaker, capsys: Capture) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from embedder.errors import StoreError, UsageError
+from embedder.errors import EvaluationError, StoreError, UsageError
 from evaluate import bundle
 from evaluate.grid import Grid, Item
 from evaluate.report import Part, Picture, Report, Section
@@ -96,6 +96,25 @@ def test_a_list_that_was_tampered_with_names_no_other_file(tmp_path: Path) -> No
     assert precious.read_text() == "mine"
     assert (out / "report.html").exists()
     assert not (out / "tables" / "t.csv").exists()
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "a\\b", ".x", "a\0", ""])
+def test_a_name_that_is_no_file_name_writes_nothing(tmp_path: Path, name: str) -> None:
+    with pytest.raises(EvaluationError, match="is no name for a file"):
+        write(tmp_path / "out", table(name))
+    assert files(tmp_path) == []
+
+
+def test_an_interrupted_report_can_be_made_again(tmp_path: Path) -> None:
+    def interrupt(name: str) -> None:
+        if name.endswith(".tex"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bundle.write(report(table("t")), "", {}, tmp_path, interrupt)
+    write(tmp_path, table("u"))
+    assert "tables/t.csv" not in files(tmp_path)
+    assert "tables/u.csv" in files(tmp_path)
 
 
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_in_words(store: Store, pair: list[Path], capsys: Capture) -> None:
     assert out.startswith(
         "toy, test split, 40 queries\n"
         "A: hog at 28 px, k-NN, k = 3\n"
-        "B: hog at 28 px, logistic regression\n"
+        "B: hog at 28 px, logistic regression, cs 1.0\n"
     )
     assert "McNemar (exact): right in both" in out
     assert compare(store, pair[0], pair[0]) == 0

@@ -95,7 +95,17 @@ def test_where_nothing_is_complete_it_says_what_is_missing() -> None:
     resolution, _, model = findings(made)
     assert resolution.sentences[0].startswith("Not tested: 2 of 4 figures are missing: ")
     assert model.grids == ()
-    assert model.facts is None
+    assert set(model.facts) == {"schemes_left_out", "error"}
+
+
+def test_what_is_left_out_is_named_where_nothing_is_left_to_compare() -> None:
+    made = study(*product("ab", ["knn"], "mn", [28, 64]), ("a", "probe", "m", 28))
+    _, scheme, _ = findings(made)
+    assert scheme.sentences == (
+        "Schemes left out, since they lack figures: the probe.",
+        "There is only one scheme to compare: the knn.",
+    )
+    assert scheme.facts["schemes_left_out"] == ["the probe"]
 
 
 def test_no_figures_at_all() -> None:

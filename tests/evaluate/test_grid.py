@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluate.grid import Grid, Item, Mark, as_csv, as_latex, as_markdown, latex, mark_best
+from evaluate.grid import Grid, Item, Mark, as_csv, as_latex, as_markdown, latex, mark_best, slug
 
 GRID = Grid(
     "toy", "Accuracy (%) of a|b",
@@ -66,6 +66,13 @@ def test_nothing_in_a_name_is_a_command_to_latex(text: str) -> None:
     written = latex(text)
     bare = re.sub(r"\\text[a-z]+\{\}|\\ldots\{\}|\\[&%$#_{}]|\$\\?\w*\^?2?\$|\$\^2\$", "", written)
     assert not re.search(r"[\\&%$#_{}~^]", bare)
+
+
+@given(st.text(max_size=40))
+def test_a_slug_is_a_name_for_all(text: str) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9.-]*", slug(text))
+    assert slug("phantom-cells") == "phantom-cells"
+    assert slug("100% set_1") == "100-set-1"
 
 
 @given(st.text(max_size=40))

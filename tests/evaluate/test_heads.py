@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,8 +82,9 @@ def test_where_it_lies(cell: Cell, store: Store) -> None:
     assert list(folder.iterdir()) == [place]  # nothing else is left there
     assert heads.write(store.root, head_of(cell)) == place
     other = heads.write(store.root, head_of(cell, seed=6))
-    third = heads.write(store.root, head_of(cell, seed=None, solver="lbfgs", protocol={}))
-    assert third.name == f"lbfgs-{hashlib.sha256(b'{}').hexdigest()[:12]}.safetensors"
+    third = heads.write(store.root, head_of(cell, seed=None, solver="lbfgs", protocol={"cs": [1]}))
+    digest = hashlib.sha256(b'{"cs": [1]}').hexdigest()[:12]
+    assert third.name == f"lbfgs-{digest}.safetensors"
     assert heads.paths(store.root, "toy", 28, "hog") == [place, other, third]
     assert heads.paths(store.root, "toy", 64, "hog") == []
     assert list(store.paths()) == [cell.path]  # heads are not taken for cells
@@ -199,8 +201,8 @@ def plain_provenance(task: Task) -> Provenance:
         "toy", "crc:1", 28, "hog", "scikit-image:hog", "none", "hog", "none", 2, "fp32", "float32"
     )
     return Provenance(
-        "toy", "hog", task, CLASSES, fingerprint, {"train": 3, "val": 2, "erased": 0}, "lbfgs", {},
-        None, {}, {},
+        "toy", "hog", task, CLASSES, fingerprint, {"train": 3, "val": 2, "erased": 0}, "lbfgs",
+        {"cs": [1.0]}, None, {}, {},
     )  # fmt: skip
 
 
@@ -268,13 +270,22 @@ def without(name: str) -> Callable[[dict[str, Any]], str]:
         (changed(classes=["ant"]), "1 classes are too few"),
         (changed(classes=[]), "0 classes are too few"),
         (changed(classes=[1, 2, 3]), "no string"),
-        (changed(classes=None), "unreadable provenance"),
+        (changed(classes=None), "its classes are a NoneType, no list"),
         (changed(dataset="other"), "by the fingerprint another"),
         (changed(seed="5"), "seed is '5'"),
         (changed(counts={"train": 3, "val": 2}), "its counts have None for erased"),
         (changed(counts={"train": "3", "val": 2, "erased": 0}), "its counts have '3' for train"),
         (changed(counts={"train": 3, "val": -1, "erased": 0}), "its counts have -1 for val"),
+        (changed(classes="abc"), "its classes are a str, no list"),
         (changed(protocol=[]), "stands where an object should"),
+        (changed(protocol={}), "its protocol is empty"),
+        (lambda known: "[" * 100_000 + "]" * 100_000, "unreadable provenance"),
+        (
+            lambda known: changed(chosen=7)(known).replace(
+                '"chosen": 7', f'"chosen": {"[" * 100_000}{"]" * 100_000}'
+            ),
+            "unreadable provenance",
+        ),
         (changed(versions=[]), "unreadable provenance"),
         (changed(fingerprint={"dataset": "toy"}), "unreadable fingerprint"),
         (lambda known: "[]", "unreadable provenance"),
@@ -349,10 +360,47 @@ def test_a_write_that_fails_leaves_the_old_head(
     with pytest.raises(StoreFullError, match="no room to write"):
         heads.write(store.root, replace_weight(head))
     assert place.read_bytes() == before
+    assert list(place.parent.iterdir()) == [place]
     monkeypatch.undo()
     heads.write(store.root, replace_weight(head))
     assert place.read_bytes() != before
     assert list(place.parent.iterdir()) == [place]
+
+
+def test_the_same_head_from_several_at_once(cell: Cell, store: Store) -> None:
+    head = head_of(cell)
+    place = heads.write(store.root, head)
+    data = place.read_bytes()
+    with ThreadPoolExecutor(8) as pool:
+        written = [pool.submit(heads.write, store.root, head) for _ in range(80)]
+        while not all(one.done() for one in written):
+            assert place.read_bytes() == data
+        assert {one.result() for one in written} == {place}
+    assert list(place.parent.iterdir()) == [place]
+
+
+def test_others_may_read_a_head(cell: Cell, store: Store) -> None:
+    place = heads.write(store.root, head_of(cell))
+    plain = place.with_name("plain")
+    plain.touch()
+    assert place.stat().st_mode == plain.stat().st_mode
+
+
+def test_what_is_asked_before_training(cell: Cell, store: Store) -> None:
+    heads.prepare(store.root, "toy", 28, "hog")
+    folder = store.root / "heads" / "toy" / "28" / "hog"
+    assert list(folder.iterdir()) == []
+    heads.write(store.root, head_of(cell))
+    heads.prepare(store.root, "toy", 28, "hog")
+    assert heads.paths(store.root, "toy", 28, "hog") == list(folder.iterdir())
+    with pytest.raises(StoreError, match=r"cannot use .*; check --store"):
+        heads.prepare(cell.path, "toy", 28, "hog")
+
+
+def test_a_head_from_when_the_chosen_c_was_called_cs(cell: Cell, store: Store) -> None:
+    chosen = {"cs": [0.1], "losses": [[0.5, 0.4]], "notes": []}
+    place = heads.write(store.root, head_of(cell, chosen=chosen))
+    assert heads.read(place, cell).provenance.chosen == chosen
 
 
 def replace_weight(head: Head) -> Head:

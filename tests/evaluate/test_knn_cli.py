@@ -14,7 +14,7 @@ import pytest
 from embedder import cli as embed
 from embedder.store import Store
 from embedder.types import Task
-from evaluate import cli, compare_cli, results
+from evaluate import cli, compare_cli, probe_cli, results
 from evaluate.results import Record
 from tests.conftest import NpzMaker
 from tests.evaluate.conftest import CellMaker, failure
@@ -444,7 +444,7 @@ def test_k_chosen_on_val(store: Store, capsys: Capture) -> None:
 def test_a_table_of_classes(store: Store, capsys: Capture) -> None:
     assert knn(store, "--k", "1", "--per-class", "--dataset", "toy", "--res", "28") == 0
     out = capsys.readouterr().out
-    assert "toy 28 px, test split" in out
+    assert "toy 28 px, k-NN, k = 1, test split" in out
     assert "true \\ predicted" in out
 
 
@@ -621,3 +621,26 @@ def test_two_draws_are_compared(store: Store, capsys: Capture) -> None:
     found = facts["differences"]["accuracy"]
     accuracies = [record.metrics.accuracy for record in results.read(pair)]
     assert [found["first"], found["second"]] == accuracies
+
+
+@pytest.mark.parametrize("command", [cli.main, probe_cli.main])
+def test_cells_that_are_not_finished_are_named(
+    store: Store, make_cell: CellMaker, capsys: Capture, command: Callable[[list[str]], int]
+) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(30) % 3
+    make_cell(rng.normal(size=(30, 4)), labels, rng.normal(size=(30, 4)), labels)
+    for name in ("zoo", "aviary"):
+        path = store.path(name, 28, "hog")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_name(f"{path.name}.partial").write_bytes(b"")
+    assert command(["--store", str(store.root)]) == 0
+    line = "not finished, left out: hog aviary 28 px, hog zoo 28 px; run embed again"
+    assert capsys.readouterr().out.rstrip().endswith(line)
+    assert command(["--store", str(store.root), "--dataset", "toy", "--csv"]) == 0
+    out, err = capsys.readouterr()
+    assert "not finished" not in out + err
+    assert command(["--store", str(store.root), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)
+    assert line in err

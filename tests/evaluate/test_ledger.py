@@ -73,6 +73,30 @@ def test_seeds_of_another_embedding_are_not_mixed_in(make_record: RecordMaker) -
     )
 
 
+def test_schemes_of_an_older_embedding_are_left_out(make_record: RecordMaker) -> None:
+    def made_of(checkpoint: str, created: str, k: int) -> Record:
+        return make_record(checkpoint=checkpoint, created=created, k=k)
+
+    made = ledger(
+        made_of("old", "2026-01-01", 11), made_of("old", "2026-01-02", 5),
+        made_of("new", "2026-01-03", 11),
+    )  # fmt: skip
+    assert [entry.sources for entry in made.study.entries] == [("record-2.json",)]
+    assert made.study.remarks[1] == (
+        "Of another embedding than the latest: toy, k-NN, k = 5, hog, 28 px; "
+        "toy, k-NN (k = 11), hog, 28 px."
+    )
+
+
+def test_draws_of_other_queries_are_told(make_record: RecordMaker) -> None:
+    first, second = (make_record(shots=1, k=1, draw=draw) for draw in range(2))
+    fewer = replace(second, counts={**second.counts, "queries": 9, "support": 3})
+    (remark,) = ledger(first, fewer).study.remarks
+    assert remark.startswith("Measured with different numbers of cases")
+    other = replace(second, counts={**second.counts, "support": 3})
+    assert ledger(first, other).study.remarks == ()  # classes may have fewer cases than shots
+
+
 def test_contradictions_are_told(make_record: RecordMaker) -> None:
     def embedded(variant: str, checksum: str, queries: int) -> Record:
         record = make_record(variant=variant)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -11,14 +13,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_info
 
 from embedder.errors import EvaluationError, UsageError
 from embedder.types import Labels, Scores, Task, Vectors
-from evaluate.logistic import CS, LogisticHead, LogisticProtocol, fit
+from evaluate.logistic import CS, LogisticHead, LogisticProtocol, _has_risen, fit
 from index.heads import scores
 
 WIDTH = 6
-FINE = LogisticProtocol(tolerance=1e-9, iterations=10_000)
+FINE = LogisticProtocol(tolerance=1e-9, iterations=10_000, rises=len(CS))
+"""Tries every C."""
 
 Splits = tuple[Vectors, Labels, Vectors, Labels]
 
@@ -61,7 +65,7 @@ def test_it_is_the_best_of_scikit_learns_pipelines(task: Task, classes: int) -> 
     losses = [log_loss(y_val[:, 0], model(x_val), labels=range(classes)) for model in models]
     np.testing.assert_allclose(head.losses, [losses], rtol=0, atol=1e-6)
     best = int(np.argmin(losses))
-    assert head.cs == (CS[best],)
+    assert head.c == (CS[best],)
     assert 0 < best < len(CS) - 1
     np.testing.assert_allclose(answers(head, task, x_val), models[best](x_val), rtol=0, atol=1e-5)
     assert head.notes == ()
@@ -78,7 +82,7 @@ def test_each_label_is_a_regression_of_its_own() -> None:
         losses = [log_loss(y_val[:, label], model(x_val)) for model in models]
         np.testing.assert_allclose(head.losses[label], losses, rtol=0, atol=1e-6)
         best = int(np.argmin(losses))
-        assert head.cs[label] == CS[best]
+        assert head.c[label] == CS[best]
         np.testing.assert_allclose(found[:, label], models[best](x_val)[:, 1], rtol=0, atol=1e-5)
 
 
@@ -108,10 +112,73 @@ def test_the_same_data_give_the_same_head() -> None:
     again = fit(*data, Task.MULTICLASS, 4)
     np.testing.assert_array_equal(first.weight, again.weight)
     np.testing.assert_array_equal(first.bias, again.bias)
-    assert (first.cs, first.losses) == (again.cs, again.losses)
-    assert seen == list(CS)
+    assert (first.c, first.losses) == (again.c, again.losses)
+    assert seen == list(CS[: len(first.losses[0])])
     for array, kept in zip(data, copies, strict=True):
         np.testing.assert_array_equal(array, kept)
+
+
+@pytest.mark.parametrize("rises", [1, 2, 3])
+def test_no_c_is_tried_after_the_loss_has_risen_so_often(rises: int) -> None:
+    data = splits(Task.MULTILABEL, 3)
+    seen: list[float] = []
+    protocol = replace(FINE, rises=rises)
+    head = fit(*data, Task.MULTILABEL, 3, protocol, watch=seen.append)
+    whole = fit(*data, Task.MULTILABEL, 3, FINE)
+    assert {len(line) for line in whole.losses} == {len(CS)}
+    tried = [stop(line, rises) for line in whole.losses]
+    assert any(count < len(CS) for count in tried)
+    assert [len(line) for line in head.losses] == tried
+    assert seen == [c for count in tried for c in CS[:count]]
+    for label, count in enumerate(tried):
+        expected = whole.losses[label][:count]  # each fit is what it would be alone
+        np.testing.assert_array_equal(head.losses[label], expected)
+        assert head.c[label] == CS[int(np.argmin(expected))]
+
+
+def stop(losses: tuple[float, ...], rises: int) -> int:
+    """How many of them there are until so many in a row have risen."""
+    run = 0
+    for count, (one, other) in enumerate(pairwise(losses), 2):
+        run = run + 1 if other > one else 0
+        if run == rises:
+            return count
+    return len(losses)
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected"),
+    [
+        ((), 0), ((1.0,), 1), ((1.0, 2.0), 2), ((1.0, 2.0, 3.0, 0.0), 3),
+        ((1.0, 2.0, 2.0, 3.0, 4.0, 5.0), 5), ((3.0, 4.0, 1.0, 2.0, 3.0, 0.0), 5),
+        ((1.0, 2.0, 1.0, 2.0, 1.0), 5),
+    ],
+)  # fmt: skip
+def test_what_counts_as_two_rises(losses: tuple[float, ...], expected: int) -> None:
+    assert stop(losses, 2) == expected
+    ends = [n for n in range(len(losses) + 1) if _has_risen(list(losses[:n]), 2)]
+    assert min(ends, default=len(losses)) == expected
+
+
+def test_a_small_problem_has_one_thread() -> None:
+    seen: list[int] = []
+    data = splits(Task.BINARY, 2)
+    before = threads()
+    fit(*data, Task.BINARY, 2, watch=lambda c: seen.append(max(threads())))
+    assert set(seen) == {1}
+    assert threads() == before
+
+
+def threads() -> list[int]:
+    return [library["num_threads"] for library in threadpool_info()]
+
+
+def test_weights_that_float32_does_not_hold() -> None:
+    x, y, x_val, y_val = splits(Task.BINARY, 2)
+    tiny = np.float32(1e-38)
+    x, x_val = (x - 3) * tiny, (x_val - 3) * tiny
+    with pytest.raises(EvaluationError, match="the weights of the head are not finite"):
+        fit(x * np.float32(0.1), y, x_val, y_val, Task.BINARY, 2)
 
 
 def test_the_scale_of_features_does_not_matter() -> None:
@@ -119,7 +186,7 @@ def test_the_scale_of_features_does_not_matter() -> None:
     factors = (2.0 ** np.arange(-3, WIDTH - 3)).astype(np.float32)
     head = fit(x, y, x_val, y_val, Task.MULTICLASS, 4, FINE)
     other = fit(x * factors, y, x_val * factors, y_val, Task.MULTICLASS, 4, FINE)
-    assert head.cs == other.cs
+    assert head.c == other.c
     np.testing.assert_allclose(head.weight, other.weight * factors, rtol=1e-4, atol=1e-7)
 
 
@@ -136,7 +203,7 @@ def test_a_class_without_training_rows_is_never_predicted() -> None:
     kept, seen = y[:, 0] != 2, y_val[:, 0] != 2
     assert not seen.all()
     head = fit(x[kept], y[kept], x_val, y_val, Task.MULTICLASS, 4, FINE)
-    model = pipeline(head.cs[0] or 0, x[kept], y[kept, 0])
+    model = pipeline(head.c[0] or 0, x[kept], y[kept, 0])
     found = answers(head, Task.MULTICLASS, x_val)
     assert (found[:, 2] == 0).all()
     np.testing.assert_allclose(np.delete(found, 2, axis=1), model(x_val), rtol=0, atol=1e-5)
@@ -154,7 +221,7 @@ def test_two_of_three_classes_and_one_alone() -> None:
     one = y[:, 0] == 1
     head = fit(x[one], y[one], x_val, y_val, Task.MULTICLASS, 3)
     np.testing.assert_array_equal(answers(head, Task.MULTICLASS, x_val), [[0, 1, 0]] * len(x_val))
-    assert (head.cs, head.losses, len(head.notes)) == ((None,), ((),), 2)
+    assert (head.c, head.losses, len(head.notes)) == ((None,), ((),), 2)
 
 
 @pytest.mark.parametrize("value", [0, 1])
@@ -163,8 +230,8 @@ def test_a_constant_label_stays_constant(value: int) -> None:
     y[:, 1] = value
     head = fit(x, y, x_val, y_val, Task.MULTILABEL, 3)
     assert (answers(head, Task.MULTILABEL, x_val)[:, 1] == value).all()
-    assert head.cs[1] is None
-    assert head.cs[0] in CS
+    assert head.c[1] is None
+    assert head.c[0] in CS
     expected = f"label 1 is {value} in every training row, and so in every prediction"
     assert head.notes == (expected,)
 
@@ -204,6 +271,7 @@ def test_wrong_data_are_refused() -> None:
         lambda: LogisticProtocol((math.inf,)),
         lambda: LogisticProtocol(tolerance=0),
         lambda: LogisticProtocol(iterations=0),
+        lambda: LogisticProtocol(rises=0),
     ],
 )
 def test_a_protocol_that_cannot_be_is_refused(made: Callable[[], object]) -> None:
@@ -214,5 +282,5 @@ def test_a_protocol_that_cannot_be_is_refused(made: Callable[[], object]) -> Non
 def test_the_protocol_as_it_is_recorded() -> None:
     assert LogisticProtocol().describe() == {
         "solver": "lbfgs", "cs": [0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0], "tolerance": 1e-6,
-        "iterations": 1000, "standardised": True,
+        "iterations": 1000, "rises": 2, "standardised": True,
     }  # fmt: skip

@@ -43,8 +43,8 @@ def test_a_summary(store: Store, capsys: Capture) -> None:
     assert probe(store, *QUICK) == 0
     out = capsys.readouterr().out
     assert out.startswith(
-        "accuracy (%), linear probe (AdamW, learning rate 0.1), mean ± std of 2 seeds, test "
-        "split; mean over 2 datasets\n"
+        "accuracy (%), linear probe (AdamW, learning rate 0.1, epochs 3), mean ± std of 2 seeds, "
+        "test split; mean over 2 datasets\n"
     )
     by_seed = np.array(
         [
@@ -83,6 +83,54 @@ def test_logistic_regression(store: Store, capsys: Capture) -> None:
 
 
 @pytest.mark.usefixtures("_cells")
+def test_every_seed_that_the_protocol_takes(store: Store, capsys: Capture) -> None:
+    seeds = [0, 1234567890, 2**63 - 1]
+    words = ("--seeds", ",".join(map(str, seeds)), "--epochs", "1", "--dataset", "zoo", "--json")
+    assert probe(store, *words) == 0
+    records = json.loads(capsys.readouterr().out)
+    assert sorted(record["protocol"]["seed"] for record in records) == seeds
+
+
+@pytest.mark.usefixtures("_cells")
+def test_one_head_has_an_interval_beside_the_published(store: Store, capsys: Capture) -> None:
+    words = ("--against", "published", "--intervals", "20", "--dataset", "zoo")
+    assert probe(store, *words, "--seeds", "0", "--epochs", "1") == 0
+    line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("zoo"))
+    assert "[" in line
+    assert probe(store, *words, "--solver", "lbfgs") == 0
+
+
+@pytest.mark.usefixtures("_cells")
+@pytest.mark.parametrize(("words", "chosen"), [
+    (QUICK, "the epoch"), (("--solver", "lbfgs"), "C"),
+    (("--sweep", "--epochs", "1"), "the learning rate, the weight decay and the epoch"),
+])  # fmt: skip
+def test_figures_on_val_flatter(
+    store: Store, capsys: Capture, words: tuple[str, ...], chosen: str
+) -> None:
+    given = ("--dataset", "zoo", *words)
+    assert probe(store, *given, "--split", "val") == 0
+    line = f"\n\nval chose {chosen} of each head: its figures flatter; see --split test\n"
+    assert capsys.readouterr().out.endswith(line)
+    assert probe(store, *given, "--split", "test") == 0
+    assert "flatter" not in capsys.readouterr().out
+
+
+def test_a_cell_of_no_use_does_not_end_the_others(
+    make_cell: CellMaker, store: Store, capsys: Capture
+) -> None:
+    labels = [0, 1, 2] * 10
+    rows = np.eye(3)[labels] + 0.1 * np.random.default_rng(0).standard_normal((30, 3))
+    make_cell(rows * 1e-39, labels, rows * 1e-39, labels, name="dim")
+    make_cell(rows, labels, rows, labels, name="zoo")
+    assert probe(store, "--solver", "lbfgs", "--csv") == 1
+    out, err = capsys.readouterr()
+    assert [row["dataset"] for row in csv.DictReader(io.StringIO(out))] == ["zoo"]
+    assert "the weights of the head are not finite" in err
+    assert "1 of 2 cells failed" in err
+
+
+@pytest.mark.usefixtures("_cells")
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -91,7 +139,10 @@ def test_logistic_regression(store: Store, capsys: Capture) -> None:
         (("--sweep", "--learning-rate", "1"), "--sweep tries a grid; drop --learning-rate"),
         (("--epochs", "0"), "epochs 0 is not 1 or more"),
         (("--learning-rate", "0"), "learning rates (0.0,) are not all above 0"),
-        (("--seeds", "x"), "--seeds 'x' is no number from 1 on"),
+        (("--seeds", "x"), "--seeds 'x' is no number from 0 to 9223372036854775807"),
+        (("--seeds", "-1"), "--seeds '-1' is no number from 0"),
+        (("--seeds", "9223372036854775808"), "is no number from 0 to 9223372036854775807"),
+        (("--against", "published", "--intervals"), "the mean over seeds, which has no interval"),
         (("--intervals", "-1"), "--intervals takes a number"),
         (("--against", "published", "--metric", "auc"), "--against compares accuracies"),
         (("--against", "published", "--json"), "--against is for tables"),

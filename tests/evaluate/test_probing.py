@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,10 @@ import torch
 from torch import nn
 
 from embedder.erase import erase
-from embedder.errors import EvaluationError
+from embedder.errors import EvaluationError, StoreError
 from embedder.store import Cell, Store
 from embedder.types import Split, Task
-from evaluate.logistic import LogisticProtocol
+from evaluate.logistic import CS, LogisticProtocol
 from evaluate.metrics import measure
 from evaluate.probe import SEEDS, Grid, ProbeProtocol
 from evaluate.probing import Probing, evaluate
@@ -78,13 +79,93 @@ def test_logistic_regression_is_one_record(cell: Cell, tmp_path: Path) -> None:
 
     (record,) = evaluate(cell, Probing(LogisticProtocol(cs=(1.0,))), tmp_path)
     assert record.protocol["seed"] is None
-    assert record.protocol["cs"] == [1.0]
+    assert (record.protocol["cs"], record.protocol["c"]) == ([1.0], [1.0])
     scaler = StandardScaler().fit(cell.embeddings(Split.TRAIN).astype(np.float64))
     plain = LogisticRegression(C=1.0, max_iter=1000, tol=1e-8).fit(
         scaler.transform(cell.embeddings(Split.TRAIN)), cell.labels(Split.TRAIN)[:, 0]
     )
     predicted = plain.predict(scaler.transform(cell.embeddings(Split.TEST)))
     assert record.metrics.accuracy == (predicted == cell.labels(Split.TEST)[:, 0]).mean()
+
+
+def test_the_grid_and_the_chosen_c_are_both_in_the_record(cell: Cell, tmp_path: Path) -> None:
+    (record,) = evaluate(cell, Probing(LogisticProtocol()), tmp_path)
+    how = record.protocol
+    assert how["cs"] == list(CS)
+    (losses,) = how["losses"]
+    assert how["c"] == [CS[int(np.argmin(losses))]]
+    known = heads.read(tmp_path / how["head"]).provenance
+    assert known.chosen == {"c": how["c"], "losses": how["losses"], "notes": []}
+
+
+@pytest.mark.parametrize("solver", [QUICK, LogisticProtocol(cs=(0.1, 1.0))])
+def test_nothing_that_was_chosen_hides_how_it_was_trained(
+    cell: Cell, tmp_path: Path, solver: ProbeProtocol | LogisticProtocol
+) -> None:
+    record = evaluate(cell, Probing(solver), tmp_path)[0]
+    known = heads.read(tmp_path / record.protocol["head"]).provenance
+    assert not set(known.protocol) & {*known.chosen, "seed", "head"}
+    assert known.protocol == solver.describe()
+    assert known.protocol.items() <= record.protocol.items()
+
+
+@pytest.fixture
+def findings(make_cell: CellMaker) -> Cell:
+    """Three labels."""
+    rng = np.random.default_rng(1)
+    labels, truths = rng.integers(0, 2, (60, 3)), rng.integers(0, 2, (30, 3))
+    train, test = labels + rng.standard_normal((60, 3)), truths + rng.standard_normal((30, 3))
+    return make_cell(train, labels, test, truths, name="findings", task=Task.MULTILABEL)
+
+
+def test_each_label_has_its_c_and_its_losses(findings: Cell, tmp_path: Path) -> None:
+    (record,) = evaluate(findings, Probing(LogisticProtocol()), tmp_path)
+    how = record.protocol
+    assert (len(how["c"]), len(how["losses"])) == (3, 3)
+    for c, losses in zip(how["c"], how["losses"], strict=True):
+        assert c == how["cs"][int(np.argmin(losses))]
+
+
+@pytest.mark.parametrize(("solver", "steps"), [
+    (LogisticProtocol(cs=(0.1, 1.0), rises=2), 6), (QUICK, 4), (replace(QUICK, patience=1), 4),
+])  # fmt: skip
+def test_the_most_steps_there_are(
+    findings: Cell, tmp_path: Path, solver: ProbeProtocol | LogisticProtocol, steps: int
+) -> None:
+    told = []
+    probing = Probing(solver)
+    assert probing.steps(findings.dataset) == steps
+    evaluate(findings, probing, tmp_path, lambda: told.append(0))
+    if solver.describe()["solver"] == "lbfgs":
+        assert len(told) == steps
+    assert 0 < len(told) <= steps
+
+
+def test_a_store_that_cannot_be_written_fails_before_training(cell: Cell, tmp_path: Path) -> None:
+    (tmp_path / "heads").write_text("a file is in the way")
+    told = []
+    with pytest.raises(StoreError, match="check --store"):
+        evaluate(cell, Probing(QUICK), tmp_path, lambda: told.append(0))
+    assert told == []
+
+
+def test_embeddings_too_small_for_a_head(make_cell: CellMaker, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 3, 40)
+    rows = (np.eye(3)[labels] + 0.1 * rng.standard_normal((40, 3))) * 1e-39
+    cell = make_cell(rows, labels, rows, labels)
+    with pytest.raises(EvaluationError, match="the weights of the head are not finite"):
+        evaluate(cell, Probing(LogisticProtocol()), tmp_path)
+
+
+def test_a_device_but_the_cpu_is_in_the_record(cell: Cell, tmp_path: Path) -> None:
+    assert Probing(QUICK).describe() == QUICK.describe()
+    assert Probing(QUICK, device="cuda").describe() == {**QUICK.describe(), "device": "cuda"}
+    record = evaluate(cell, Probing(QUICK, device="cpu:0"), tmp_path)[0]
+    assert record.protocol["device"] == "cpu:0"
+    known = heads.read(tmp_path / record.protocol["head"]).provenance
+    assert known.protocol["device"] == "cpu:0"
+    assert "device" not in evaluate(cell, Probing(QUICK), tmp_path)[0].protocol
 
 
 def test_another_split(cell: Cell, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -148,6 +149,20 @@ def test_latency_and_memory_of_a_known_call() -> None:
     assert 190e6 < memory < 260e6
 
 
+def test_a_system_that_tells_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile, "_RESET", tmp_path / "absent" / "clear_refs")
+    monkeypatch.setattr(profile, "_STATUS", tmp_path / "absent" / "status")
+    found = measure(Recipe(BACKBONES["hog"]), "cpu", 1, 1)
+    assert found.memory_bytes is None
+    assert found.median_ms > 0
+
+
+def test_a_batch_that_no_memory_holds() -> None:
+    text = "hog ran out of memory on cpu with --batch 999999999; make it smaller"
+    with pytest.raises(BackboneError, match=text):
+        measure(Recipe(BACKBONES["hog"]), "cpu", 999_999_999, 1)
+
+
 def test_a_backbone_without_a_network() -> None:
     found = measure(Recipe(BACKBONES["hog"]), "auto", 1, 2)
     assert (found.parameters, found.parameters_built, found.weights_bytes) == (0, 0, 0)
@@ -213,6 +228,37 @@ def test_one_failure_does_not_stop_the_others(capsys: Capture) -> None:
     assert "failed: timm:halonet26t.a1h_in1k cannot be run at 224 px on" in err
     assert err.endswith("error: 1 of 2 backbones failed\n")
     assert TINY in out
+
+
+def test_what_was_measured_is_kept_where_the_next_needs_too_much(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    apart = profile_cli.measure_apart
+
+    def measured(recipe: Recipe, device: str, batch: int, rounds: int) -> profile.Profile:
+        return apart(recipe, device, 1 if recipe.backbone.name == "hog" else batch, rounds)
+
+    monkeypatch.setattr(profile_cli, "measure_apart", measured)
+    words = ["--model", f"hog,{TINY}", "--rounds", "1", "--batch", "999999999", "--device", "cpu"]
+    assert profile_cli.main(words) == 1
+    out, err = capsys.readouterr()
+    assert "hog" in out
+    assert err == (
+        f"failed: {TINY} ran out of memory on cpu with --batch 999999999; make it smaller\n"
+        "error: 1 of 2 backbones failed\n"
+    )
+
+
+def test_pinned_checkpoints_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    assert profile_cli.main(["--model", TINY, "--pinned", "--rounds", "1"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"failed: cannot fetch checkpoint {TINY} of {TINY} (HF_HUB_OFFLINE")
+    assert err.splitlines()[0].endswith("; connect to a network, or drop --pinned")
+    assert "--weights" not in err
 
 
 @pytest.mark.parametrize(

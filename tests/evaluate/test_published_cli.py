@@ -57,6 +57,22 @@ def test_a_table_per_scheme_and_metric(capsys: Capture) -> None:
     assert text.count("AUC (%)") == 2
 
 
+def test_what_was_asked_for_and_not_published_is_said(capsys: Capture) -> None:
+    line = "not published, and left out: AUC of k-NN (k = 11)"
+    assert line in shown(capsys, "--scheme", "all", "--metric", "auc").splitlines()
+    assert line in shown(capsys, "--scheme", "all", "--metric", "all").splitlines()
+    assert line in shown(capsys, "--statistics", "--metric", "auc").splitlines()
+    assert "not published" not in shown(capsys, "--scheme", "all")
+    assert "not published" not in shown(capsys, "--averages", "--metric", "all")
+    for form in ("--csv", "--json"):
+        assert published_cli.main(["--metric", "auc", form]) == 0
+        out, err = capsys.readouterr()
+        assert "knn" not in out
+        assert err == f"{line}\n"
+        assert published_cli.main([form]) == 0
+        assert capsys.readouterr().err == ""
+
+
 def test_averages(capsys: Capture) -> None:
     text = shown(capsys, "--averages", "--metric", "kappa", "--scheme", "mm_pt")
     assert text.splitlines()[0] == (

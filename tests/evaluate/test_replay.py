@@ -111,7 +111,7 @@ def test_a_cell_that_was_made_anew(cell: Cell, store: Store, make_cell: CellMake
 def test_a_case_that_was_erased_since(cell: Cell, store: Store) -> None:
     (record,) = evaluate(cell, Protocol((5,)))
     erase(store, cell.path, {Split.TEST: [0]})
-    with pytest.raises(EvaluationError, match="has other predictions now; evaluate again"):
+    with pytest.raises(EvaluationError, match="has other figures now; evaluate again"):
         replay(record, store)
 
 

@@ -13,8 +13,9 @@ from evaluate.report import Picture, Report, Section, as_html, as_markdown_text,
 
 
 def report(*items: Item, numbers: dict[str, int] | None = None, folded: bool = False) -> Report:
-    rows = tuple((item,) for item in items)
-    grid = Grid("records", "All <b>", ("px & more",), rows, "r", notes=("A note.",), folded=folded)
+    rows = tuple((Item(item.text), item) for item in items)
+    head = ("name", "px & more")
+    grid = Grid("records", "All <b>", head, rows, "lr", notes=("A note.",), folded=folded)
     picture = Picture("p", "A [picture]", "It shows.", Figure(figsize=(1, 1)), images=True)
     section = Section("one", "One", ("Words <i>.", grid, picture))
     return Report("Toy & co", ("A lead.",), (section,), numbers or {})
@@ -38,8 +39,8 @@ def test_a_figure_leads_to_its_record() -> None:
         )
     )  # fmt: skip
     assert '<a href="#record-3" title="record 3">7</a>' in page
-    assert '<span title="records 1–3, 5">8</span>' in page
-    assert '<span title="figure 3">9</span>' in page
+    assert '<a href="#record-1" title="records 1–3, 5">8</a>' in page
+    assert '<a href="#sources" title="figure 3">9</a>' in page
     assert 'id="record-7"' in page  # the first column of a line names it
 
 
@@ -47,15 +48,19 @@ def test_marks_and_folding() -> None:
     page = as_html(report(Item("1", (), Mark.OF_ALL), Item("2", (), Mark.OF_SCHEME), folded=True))
     assert 'class="r of-all"' in page
     assert 'class="r of-scheme"' in page
+    assert "1</a>" not in page
+    assert '<span class="unseen">, the best of all</span>' not in page  # no source, no link
     assert "<summary>All &lt;b&gt;</summary>" in page
     assert "<details>" not in as_html(report(Item("1")))
 
 
 def test_as_markdown() -> None:
     text = as_markdown_text(report(Item("1")))
-    assert text.startswith("# Toy & co\n\nA lead.\n\n## One\n\nWords <i>.\n\n**All \\<b\\>**\n\n|")
+    assert text.startswith(
+        "# Toy & co\n\nA lead.\n\n## One\n\nWords \\<i\\>.\n\n**All \\<b\\>**\n\n|"
+    )
     assert text.endswith(
-        "![A \\[picture\\]](figures/p.png)\n\n*A [picture].* It shows.\n"
+        "![A \\[picture\\]](figures/p.png)\n\n*A \\[picture\\].* It shows.\n"
     )  # fmt: skip
 
 

@@ -98,8 +98,8 @@ def _check(page: Page) -> None:
 def test_every_number_leads_to_its_record(browser: Browser, own: Path, store: Path) -> None:
     def look(page: Page) -> Any:
         return page.evaluate(
-            """[...document.querySelectorAll("section#per-dataset td a")].map((a) => [
-                 a.textContent,
+            """[...document.querySelectorAll("section#per-dataset td a[title^='record ']")].map(
+               (a) => [a.textContent,
                  document.querySelector(a.getAttribute("href")).lastElementChild.textContent,
                  a.closest("table").tHead.rows[0].cells[a.closest("td").cellIndex].textContent])"""
         )
@@ -121,8 +121,8 @@ def test_a_mean_names_its_records(browser: Browser, own: Path, store: Path) -> N
                  (row) => [row.id, row.lastElementChild.textContent])"""
         )
         spans = page.evaluate(
-            """[...document.querySelectorAll("section#per-dataset td span")].map(
-                 (span) => [span.textContent, span.title])"""
+            """[...document.querySelectorAll("section#per-dataset td a[title^='records ']")].map(
+                 (a) => [a.textContent, a.title])"""
         )
         return dict(rows), spans
 
@@ -146,6 +146,7 @@ def test_a_mean_names_its_records(browser: Browser, own: Path, store: Path) -> N
 def test_the_page_says_what_is_missing(own: Path) -> None:
     text = (own / "report.md").read_text()
     assert "| linear probe | hog | 64 px | 0 of 2 | all |" in text
+    assert 'scope="row"' in (own / "report.html").read_text()
     assert "| k-NN \\(k" not in text
     assert "(1 of 2)" in text
     assert "There is only one model to compare schemes over: hog." in text
@@ -189,7 +190,8 @@ def test_records_without_their_store_still_make_tables(store: Path, tmp_path: Pa
     asked = ["--store", str(tmp_path / "none"), "--results", str(store / "results")]
     assert main([*asked, "--out", str(tmp_path / "out")]) == 0
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "Not at hand: hog phantom-cells 28 px" in text
+    assert "The store has not, or no more as they were evaluated: hog phantom-cells" in text
+    assert str(tmp_path / "none") not in text
     assert not (tmp_path / "out" / "figures" / "reliability.png").exists()
     assert "Accuracy (%), mean over 2 datasets" in text
 
@@ -249,4 +251,8 @@ def test_a_record_of_another_embedding_is_not_drawn(
     asked = ["--store", str(store), "--results", str(results), "--out", str(tmp_path / "out")]
     assert main(asked) == 0
     text = (tmp_path / "out" / "report.md").read_text()
-    assert "Not drawn: phantom-nodule, k-NN (k = 11), hog, 28 px" in text
+    assert (
+        "Not to be computed again from the store as it is: phantom-nodule, k-NN (k = 11), hog, 28"
+        in text
+    )
+    assert not (tmp_path / "out" / "figures" / "embeddings.png").exists()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,9 @@ FIELDS = {
 
 
 def test_a_record_survives_the_way_through_json(make_record: RecordMaker) -> None:
-    record = make_record(accuracy=1 / 3, auc=0.1 + 0.2, notes=("é", "two"), temperature=0.07)
+    record = make_record(
+        accuracy=1 / 3, auc=0.1 + 0.2, notes=("é", "two"), vote="softmax", temperature=0.07
+    )
     assert Record.from_json(record.to_json()) == record
 
 
@@ -109,11 +112,37 @@ def test_no_text_at_all(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(EvaluationError, match=r"binary\.json"):
         results.read([path])
-    with pytest.raises(EvaluationError, match=r"gone\.json"):
+
+
+def test_a_path_that_leads_nowhere(tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError) as caught:
         results.read([tmp_path / "gone.json"])
+    assert str(caught.value) == f"there is no file {tmp_path / 'gone.json'}; check its name"
+    with pytest.raises(EvaluationError, match=f"cannot read {tmp_path}: Is a directory"):
+        results.read([tmp_path])
 
 
 def test_a_store_that_cannot_be_written(tmp_path: Path, make_record: RecordMaker) -> None:
     (tmp_path / "results").write_text("a file where the folder should be")
     with pytest.raises(StoreError, match=f"cannot use {tmp_path / 'results'}"):
         results.append(tmp_path / "results", [make_record()])
+
+
+def test_a_write_that_fails_leaves_nothing(
+    tmp_path: Path, make_record: RecordMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "results"
+    (kept,) = results.append(folder, [make_record()])
+    before = kept.read_bytes()
+    synced: list[int] = []
+
+    def fail(file: int) -> None:
+        synced.append(file)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StoreError, match="no room"):
+        results.append(folder, [make_record()])
+    assert synced
+    assert list(folder.iterdir()) == [kept]
+    assert kept.read_bytes() == before

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from evaluate.logistic import LogisticProtocol
 from evaluate.probe import Grid, ProbeProtocol
+from evaluate.probe_cli import SWEEP
 from evaluate.results import Record
 from evaluate.schemes import replicate_of, scheme_of
 from tests.evaluate.conftest import RecordMaker
@@ -47,11 +49,15 @@ def test_what_differs_is_named(
         (ProbeProtocol(patience=10), "linear probe, patience 10"),
         (ProbeProtocol(grid=Grid((1e-3,), (0.01,))), "linear probe, learning rates 0.001"),
         (ProbeProtocol(grid=Grid((1e-3, 1e-4), (0.01, 0.1)), epochs=5),
-         "linear probe, the best of 4 settings on val, epochs 5"),
+         "linear probe, the best of 4 settings on val, learning rates 0.001, 0.0001, "
+         "weight decays 0.01, 0.1, epochs 5"),
+        (ProbeProtocol(grid=Grid(*SWEEP)), "linear probe, the best of 15 settings on val"),
+        (LogisticProtocol(), "logistic regression"),
+        (LogisticProtocol(cs=(0.5, 1.0)), "logistic regression, cs 0.5, 1.0"),
     ],
 )  # fmt: skip
 def test_another_probe_is_another_scheme(
-    make_record: RecordMaker, protocol: ProbeProtocol, name: str
+    make_record: RecordMaker, protocol: ProbeProtocol | LogisticProtocol, name: str
 ) -> None:
     assert scheme_of(probed(make_record, dict(protocol.describe()))) == (name, name)
 

@@ -52,7 +52,7 @@ def test_the_published_study_is_the_published_file() -> None:
         place = (row["dataset"], row["scheme"], row["model"], int(row["resolution"]))
         found, metric = made.by_place[place], names[row["metric"]]
         assert found.means[metric] == pytest.approx(float(row["mean"]))
-        assert f"figure {number}" in found.sources
+        assert found.sources_of(metric) == (f"figure {number}",)
         if row["std"]:
             assert found.deviations[metric] == pytest.approx(float(row["std"]))
     assert made.missing() == []

@@ -327,6 +327,22 @@ def test_solvers_are_compared_by_one_loss(tiny: Tiny, make_tiny: TinyMaker) -> N
     assert index["probe"]["val_loss"] == pytest.approx(min(recorded.values()), rel=1e-4)
 
 
+def test_a_record_and_a_head_from_when_the_chosen_c_was_called_cs(
+    cell: Cell, tmp_path: Path
+) -> None:
+    how = {"solver": "lbfgs", "cs": [0.1, 1.0]}
+    chosen = {"cs": [1.0], "losses": [[0.5, 0.4]], "notes": []}
+    plain = heads.read(write_head(tmp_path, cell, 1))
+    heads.path(tmp_path, plain.provenance).unlink()
+    known = replace(plain.provenance, seed=None, solver="lbfgs", protocol=how, chosen=chosen)
+    heads.write(tmp_path, Head(plain.weight, plain.bias, known))
+    found = find_probe(tmp_path, cell, ())
+    assert found is not None
+    record = {"notes": [], **how, "seed": None, **chosen, "head": found.path}
+    assert found.is_of(record)
+    assert not found.is_of(record | {"cs": [0.1]})
+
+
 def test_every_way_to_ask(tiny: Tiny, make_tiny: TinyMaker) -> None:
     train(tiny, FEW)
     tiny = restart(tiny, make_tiny)
