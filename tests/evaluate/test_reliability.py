@@ -129,7 +129,7 @@ def test_curves_are_those_of_the_scores(replays: dict[str, list[Replay]], task: 
         for place, *_, count in bins:
             counts[place - 1] = count
         assert heights[15 * number : 15 * (number + 1)] == counts
-        name = ("k-NN, k = 5", "logistic regression")[number]
+        name = ("k-NN, k = 5", "logistic regression, cs 1.0")[number]
         assert f"ECE {expected_error(each):.3f}: {name}, hog 28 px" in words(figure)
 
 
@@ -168,7 +168,7 @@ def test_a_seed_is_named(replays: dict[str, list[Replay]]) -> None:
     head = replays["binary"][1]
     seeded = replace(head.record, protocol={**head.record.protocol, "seed": 7})
     shown = words(drawn(curves([replace(head, record=seeded)])))
-    assert any(text.endswith("logistic regression, seed 7, hog 28 px") for text in shown)
+    assert any(text.endswith("cs 1.0, seed 7, hog 28 px") for text in shown)
 
 
 def test_many_records_of_one_dataset(replays: dict[str, list[Replay]]) -> None:
