@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -55,6 +57,17 @@ def write(
         _put(folder / PAGE, as_html(report).encode())
         _put(folder / _LIST, _list_of(names))
     return folder / PAGE
+
+
+def check(folder: Path) -> None:
+    """Raise, as ``write`` would, where the folder cannot take a report; nothing is made."""
+    with store_errors(folder, "--out"):
+        if folder.exists():
+            _listed(folder)
+            return
+        parent = next(path for path in folder.absolute().parents if path.exists())
+        if not os.access(parent, os.W_OK | os.X_OK) or not parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "not a folder that can be written", str(parent))
 
 
 def _names(report: Report) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 METRICS = ("accuracy", "balanced_accuracy", "kappa", "precision", "auc")
 MOST_DRAWS = 1000
 
+
+_FEWEST, _MOST = 50, 1_000_000
+"""Resamples of the bootstrap: of fewer, percentiles mean nothing."""
 
 _SHOWN = 5
 """The most unfinished cells that are named."""
@@ -116,9 +120,15 @@ def _add_shots(parser: argparse.ArgumentParser) -> None:
 
 def add_intervals(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--intervals", type=int, nargs="?", const=1000, default=0, metavar="N",
+        "--intervals", type=_resamples, nargs="?", const=1000, default=0, metavar="N",
         help="95 %% intervals of N bootstrap resamples (default 1000)",
     )  # fmt: skip
+
+
+def _resamples(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,7}", text) or not _FEWEST <= int(text) <= _MOST:
+        raise UsageError(f"--intervals takes a number from {_FEWEST} to {_MOST:,}")
+    return int(text)
 
 
 def add_against(group: argparse._ArgumentGroup) -> None:
@@ -140,8 +150,6 @@ def refuse_contradictions(options: argparse.Namespace) -> None:
         raise UsageError("--against compares accuracies; drop --metric")
     if options.against and (options.json or options.csv):
         raise UsageError("--against is for tables; drop --json and --csv")
-    if not 0 <= options.intervals <= 1_000_000:
-        raise UsageError("--intervals takes a number from 1 to 1,000,000")
 
 
 def _refuse_clashes(options: argparse.Namespace) -> None:
@@ -220,10 +228,7 @@ def _handle(options: argparse.Namespace) -> int:
 
 
 def tell_missing(store: Store, options: argparse.Namespace, failed: int) -> None:
-    """Print what a table is without: cells that failed, or are not finished.
-
-    Below a table; where the output is data, to standard error.
-    """
+    """Print what a table is without, below it; where the output is data, to standard error."""
     from embedder.selection import matches
 
     asked = options.dataset, options.model, options.res

@@ -57,7 +57,8 @@ def _handle(options: argparse.Namespace) -> int:
     if not 1 <= options.resamples <= 1_000_000:
         raise UsageError("--resamples takes a number from 1 to 1,000,000")
     store = Store(options.store or default_root())
-    pair = [replay(record, store) for record in results.read([options.first, options.second])]
+    paths = [_place(path, store.root / "results") for path in (options.first, options.second)]
+    pair = [replay(record, store) for record in results.read(paths)]
     _refuse_unlike(*pair)
     first, second = (Run(one.labels, one.scores) for one in pair)
     dataset = pair[0].cell.dataset
@@ -78,6 +79,12 @@ def _handle(options: argparse.Namespace) -> int:
     else:
         print(_text(pair, differences, test, calibrations, options.resamples))
     return 0
+
+
+def _place(path: Path, folder: Path) -> Path:
+    """A bare file name is one in the store's folder of results, unless it is here."""
+    found = folder / path
+    return found if path.name == str(path) and not path.exists() and found.exists() else path
 
 
 def _refuse_unlike(first: Replay, second: Replay) -> None:

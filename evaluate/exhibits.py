@@ -18,9 +18,10 @@ from evaluate.maps import embedding_map
 from evaluate.reliability import curves
 from evaluate.replay import Replay, are_probabilities, replay
 from evaluate.report import Part, Picture
-from evaluate.schemes import scheme_of
+from evaluate.schemes import ORDER, replicate_of, scheme_of
 from evaluate.sheets import find_images
 from evaluate.specimens import Shelf, cases_gallery, dataset_sheet
+from evaluate.study import Study
 
 Watch = Callable[[str], object]
 """Told what is done next."""
@@ -71,7 +72,7 @@ def exhibit(
         mine = [line for line in ledger.lines if line.record.dataset == name]
         watch(f"{name}: embeddings")
         found.cells[name] = _cells(mine, store, found.absent)
-        _replay_best(name, mine, store, found, watch)
+        _replay_best(name, mine, ledger.study, store, found, watch)
     absent = _said("The store has not, or no more as they were evaluated", found.absent)
     changed = _said("Not to be computed again from the store as it is", found.changed)
     return Exhibits(
@@ -106,15 +107,15 @@ def _cells(lines: Sequence[Line], store: Store, absent: list[str]) -> list[Cell]
 
 
 def _replay_best(
-    name: str, lines: Sequence[Line], store: Store, found: _Found, watch: Watch
+    name: str, lines: Sequence[Line], study: Study, store: Store, found: _Found, watch: Watch
 ) -> None:
     """The best vote, and of votes and probes the best whose scores are probabilities."""
     votes = [line for line in lines if line.record.kind == "knn"]
     shown: dict[str, _Shown | None] = {}
     scored = [line for line in lines if are_probabilities(line.record)]
     wanted = (
-        _best(votes), _best(line for line in scored if line.record.kind == "knn"),
-        _best(line for line in scored if line.record.kind == "probe"),
+        _best(votes, study), _best((line for line in scored if line.record.kind == "knn"), study),
+        _best((line for line in scored if line.record.kind == "probe"), study),
     )  # fmt: skip
     for place, line in enumerate(wanted):
         watch(name)
@@ -129,11 +130,18 @@ def _replay_best(
             found.scored.append(one)
 
 
-def _best(lines: Iterable[Line]) -> Line | None:
-    """The most accurate of those that all training cases took part in; else of the others."""
-    every = list(lines)
-    full = [line for line in every if not line.record.protocol.get("shots")]
-    return max(full or every, key=_accuracy, default=None)
+def _best(lines: Iterable[Line], study: Study) -> Line | None:
+    """The first record of the highest mean accuracy; of equal ones a published protocol's.
+
+    Those that all training cases took part in come before the others.
+    """
+
+    def worth(line: Line) -> tuple[bool, float, bool]:
+        mean = study.by_place[line.place].means["accuracy"]
+        is_full = not line.record.protocol.get("shots")
+        return is_full, round(mean, 9), line.place[1] in ORDER
+
+    return max(lines, key=worth, default=None)
 
 
 def _accuracy(line: Line) -> float:
@@ -231,12 +239,15 @@ def _calibration(shown: Sequence[_Shown]) -> Grid:
         again, r = each.replay, each.line.record
         task, classes = again.cell.dataset.task, again.cell.dataset.classes
         found = measure_calibration(again.labels, again.scores, task, classes)
-        facts = (r.dataset, scheme_of(r)[1], r.variant, f"{r.size} px")
+        drawn = replicate_of(r)
+        facts = (r.dataset, scheme_of(r)[1], r.variant, f"{r.size} px",
+                 "-" if drawn is None else str(drawn))  # fmt: skip
         figures = (found.ece, found.classwise_ece, found.brier)
         items = (Item(f"{figure:.4f}", (each.line.name,)) for figure in figures)
         rows.append((*map(Item, facts), *items))
-    head = ("dataset", "scheme", "model", "resolution", "ECE", "ECE by class", "Brier score")
+    head = ("dataset", "scheme", "model", "resolution", "seed or draw", "ECE", "ECE by class",
+            "Brier score")  # fmt: skip
     notes = ("ECE: expected calibration error, 15 bins; lower is better.",)
     return Grid(
-        "calibration", "Calibration", head, tuple(rows), "lllrrrr", 1, notes
+        "calibration", "Calibration", head, tuple(rows), "lllrrrrr", 1, notes
     )  # fmt: skip

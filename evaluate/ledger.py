@@ -32,8 +32,9 @@ class Line:
         return r.dataset, scheme_of(r)[0], r.variant, r.size
 
     def __str__(self) -> str:
-        r = self.record
-        return f"{r.dataset}, {scheme_of(r)[1]}, {r.variant}, {r.size} px"
+        r, drawn = self.record, replicate_of(self.record)
+        which = "" if drawn is None else f", {'seed' if r.kind == 'probe' else 'draw'} {drawn}"
+        return f"{r.dataset}, {scheme_of(r)[1]}, {r.variant}, {r.size} px{which}"
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,9 @@ def _latest(lines: Sequence[Line]) -> tuple[list[Line], list[str]]:
         key = (line.place, replicate_of(line.record))
         if line.record.fingerprint != wanted:
             changed.append(line)
+        elif key in newest and _adds_intervals(line.record, newest[key].record):
+            older.append(newest[key])
+            newest[key] = line
         elif key in newest:
             older.append(line)
         else:
@@ -110,8 +114,13 @@ def _latest(lines: Sequence[Line]) -> tuple[list[Line], list[str]]:
         if line.record.metrics != newest[line.place, replicate_of(line.record)].record.metrics
     ]
     if differ:
-        remarks.append(f"Its later record has other figures: {name_some(map(str, differ))}.")
+        remarks.append(f"Where a later record has other figures: {name_some(map(str, differ))}.")
     return list(newest.values()), remarks
+
+
+def _adds_intervals(old: Record, new: Record) -> bool:
+    """Whether an older record has the same figures, and their intervals besides."""
+    return bool(old.intervals) and not new.intervals and old.metrics == new.metrics
 
 
 def _cell(line: Line) -> tuple[str, str, int]:

@@ -40,7 +40,9 @@ def build_parser() -> console.Parser:
     console.add_list(parser, "--res", "PX", "only this side length")
     training = parser.add_argument_group("training")
     training.add_argument("--solver", choices=("adamw", "lbfgs"), default="adamw")
-    console.add_list(parser, "--seeds", "N", "of --solver adamw (default: the published three)")
+    console.add_list(
+        parser, "--seeds", "SEED,...", "of --solver adamw (default: the published three)"
+    )
     training.add_argument("--epochs", type=int, metavar="N", help="at most (default 100)")
     training.add_argument(
         "--patience", type=int, metavar="N", help="epochs without a lower loss (default 5)"

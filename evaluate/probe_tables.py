@@ -74,7 +74,9 @@ def summary(records: Sequence[Record], metric: str = "accuracy") -> str:
     )
     title = f"{METRICS[metric]} (%), {protocol_text(records)}; {over}"
     blank = [record for record in records if getattr(record.metrics, metric) is None]
-    return "\n\n".join([f"{title}\n\n{table}", *remarks(records, blank), *_notes(records)])
+    spread = ["±: over seeds, of the mean over datasets"] if len(datasets) > 1 else []
+    parts = [f"{title}\n\n{table}", *spread, *remarks(records, blank), *_notes(records)]
+    return "\n\n".join(parts)
 
 
 def per_dataset(records: Sequence[Record], *, against: bool = False) -> str:

@@ -61,13 +61,17 @@ def build_parser() -> console.Parser:
 
 
 def _handle(options: argparse.Namespace) -> int:
+    from evaluate import bundle
+
     if options.source == "published":
         given = ("model", "dataset", "res", "split", "against", "store", "results")
         for name in given:
             if getattr(options, name) is not None:
                 raise UsageError(f"--{name} is for result records; drop it, or --source published")
+        bundle.check(options.out)
         page = _of_published(options)
     else:
+        bundle.check(options.out)
         page = _of_records(options)
     print(f"wrote {page}")
     return 0

@@ -68,7 +68,8 @@ def summary(records: Sequence[Record], metric: str = "accuracy") -> str:
     over = datasets[0] if len(datasets) == 1 else f"mean over {len(datasets)} datasets"
     table = console.table(rows, head, "l" + "r" * (len(head) - 1))
     title = f"{METRICS[metric]} (%), {_draws_text(groups)}; {over}"
-    return "\n\n".join([f"{title}\n\n{table}", *remarks(records, records)])
+    spread = ["±: over draws, of the mean over datasets"] if len(datasets) > 1 else []
+    return "\n\n".join([f"{title}\n\n{table}", *spread, *remarks(records, records)])
 
 
 def per_dataset(records: Sequence[Record]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -135,4 +136,10 @@ def of_published() -> Study:
 
 
 def _ordered(names: set[str], first: Sequence[str]) -> tuple[str, ...]:
-    return (*(name for name in first if name in names), *sorted(names - set(first)))
+    others = sorted(names - set(first), key=_natural)
+    return (*(name for name in first if name in names), *others)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """So that 2 comes before 11."""
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in re.split(r"(\d+)", name)]

@@ -200,15 +200,20 @@ def standings(ledger: Ledger) -> Grid:
         if "accuracy" not in entry.means:
             continue
         found = stand(first, entry.means["accuracy"] / 100).columns()
+        if found[-1] == "-":
+            continue
         rows.append((
             Item(entry.dataset), Item(ledger.study.schemes[entry.scheme]), Item(entry.model),
             Item(f"{entry.resolution} px"), Item(_figure(entry, "accuracy"), entry.sources),
             *map(Item, found),
         ))  # fmt: skip
     head = ("dataset", "scheme", "model", "resolution", "accuracy", *HEADS)
-    notes = ("Published are ten models; a rank is that among them and the model itself.",)
+    left = len(ledger.study.entries) - len(rows)
+    notes = ["Published are ten models; a rank is that among them and the model itself."]
+    if left:
+        notes.append(f"Left out are results of other datasets or protocols: {left:,}.")
     return Grid("against-published", "Accuracy (%) beside the published", head, tuple(rows),
-                "lllrrrrr", 2, notes)  # fmt: skip
+                "lllrrrrr", 2, tuple(notes))  # fmt: skip
 
 
 def figures_csv(study: Study) -> str:

@@ -117,6 +117,15 @@ def test_an_interrupted_report_can_be_made_again(tmp_path: Path) -> None:
     assert "tables/u.csv" in files(tmp_path)
 
 
+def test_a_check_makes_nothing(tmp_path: Path) -> None:
+    bundle.check(tmp_path / "a" / "b")
+    assert files(tmp_path) == []
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path, tmp_path / "file", tmp_path / "file" / "out"):
+        with pytest.raises((UsageError, StoreError)):
+            bundle.check(folder)
+
+
 def test_where_nothing_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "out"):

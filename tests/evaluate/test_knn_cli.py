@@ -575,7 +575,7 @@ def test_few_shot(store: Store, capsys: Capture) -> None:
         "mean ± std of 3 draws; mean over 2 datasets"
     )
     assert lines[2].split() == ["model", "px", "1", "shot", "4", "shots"]
-    for line, variant in zip(lines[4:], ("dino", "hog"), strict=True):
+    for line, variant in zip(lines[4:6], ("dino", "hog"), strict=True):
         texts = []
         for shots in (1, 4):
             values = 100 * np.array(figures(variant, shots))

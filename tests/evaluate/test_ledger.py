@@ -51,7 +51,7 @@ def test_the_latest_record_counts_and_a_difference_is_told(make_record: RecordMa
         assert made.study.entries[0].means["accuracy"] == pytest.approx(30)
         assert made.study.remarks == (
             "1 older record is left out for a later one.",
-            "Its later record has other figures: toy, k-NN (k = 11), hog, 28 px.",
+            "Where a later record has other figures: toy, k-NN (k = 11), hog, 28 px.",
         )
     assert ledger(old, replace(old, created="2026-02-01")).study.remarks == (
         "1 older record is left out for a later one.",
@@ -69,7 +69,8 @@ def test_seeds_of_another_embedding_are_not_mixed_in(make_record: RecordMaker) -
     assert entry.sources == ("record-2.json",)
     assert made.study.remarks == (
         "2 older records are left out for a later one.",
-        "Of another embedding than the latest: toy, k-NN, k = 1, 1 shot of each class, hog, 28 px.",
+        "Of another embedding than the latest: toy, k-NN, k = 1, 1 shot of each class, hog, 28 px, "
+        "draw 1; toy, k-NN, k = 1, 1 shot of each class, hog, 28 px, draw 0.",
     )
 
 
@@ -159,3 +160,13 @@ def test_the_order_of_files_does_not_matter(order: list[tuple[str, str, str]]) -
         return [(e.place, e.means["accuracy"]) for e in ledger(*records).study.entries]
 
     assert made(order) == made(sorted(order))
+
+
+def test_an_older_record_that_has_the_intervals_too_is_kept(make_record: RecordMaker) -> None:
+    interval = {"accuracy": {"low": 0.4, "high": 0.6}}
+    old = replace(make_record(created="2026-01-01"), intervals=interval)
+    new = make_record(created="2026-01-02")
+    (entry,) = ledger(old, new).study.entries
+    assert entry.bounds == {"accuracy": (40.0, 60.0)}
+    other = make_record(created="2026-01-02", accuracy=0.6)
+    assert ledger(old, other).study.entries[0].bounds == {}

@@ -93,7 +93,7 @@ def test_every_seed_that_the_protocol_takes(store: Store, capsys: Capture) -> No
 
 @pytest.mark.usefixtures("_cells")
 def test_one_head_has_an_interval_beside_the_published(store: Store, capsys: Capture) -> None:
-    words = ("--against", "published", "--intervals", "20", "--dataset", "zoo")
+    words = ("--against", "published", "--intervals", "60", "--dataset", "zoo")
     assert probe(store, *words, "--seeds", "0", "--epochs", "1") == 0
     line = next(x for x in capsys.readouterr().out.splitlines() if x.startswith("zoo"))
     assert "[" in line

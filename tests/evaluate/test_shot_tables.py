@@ -38,7 +38,9 @@ def test_models_by_shots(make_record: RecordMaker) -> None:
         "-------  ----  ----------------------  ------------\n"
         "dino       28  50.00 ± 35.36 (1 of 2)             -\n"
         "hog        28            40.00 ± 7.07  70.00 ± 0.00\n"
-        "hog       224                       -  60.00 ± 0.00"
+        "hog       224                       -  60.00 ± 0.00\n"
+        "\n"
+        "±: over draws, of the mean over datasets"
     )
 
 

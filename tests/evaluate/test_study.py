@@ -5,7 +5,7 @@ from importlib.resources import files
 
 import pytest
 
-from evaluate.study import Entry, Study, of_published
+from evaluate.study import Entry, Study, of_published, schemes_in_order
 
 
 def study(*entries: Entry) -> Study:
@@ -57,3 +57,9 @@ def test_the_published_study_is_the_published_file() -> None:
             assert found.deviations[metric] == pytest.approx(float(row["std"]))
     assert made.missing() == []
     assert (len(made.datasets), len(made.models), made.resolutions) == (12, 10, (28, 64, 128, 224))
+
+
+def test_schemes_come_in_the_order_of_their_numbers() -> None:
+    names = [f"k-NN, k = {k}" for k in (21, 3, 11)]
+    found = schemes_in_order({**dict(zip(names, names, strict=True)), "knn": "k-NN (k = 11)"})
+    assert list(found) == ["knn", "k-NN, k = 3", "k-NN, k = 11", "k-NN, k = 21"]
