@@ -67,6 +67,11 @@ def build_parser() -> console.Parser:
     running.add_argument(
         "--batch-size", default="auto", metavar="N", help="images at a time (default auto)"
     )
+    running.add_argument(
+        "--plain",
+        action="store_true",
+        help="compute all of the 224 px canvas, also what no pixel of a smaller image can reach",
+    )
     running.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     return parser
 
@@ -90,7 +95,7 @@ def _handle(options: argparse.Namespace) -> int:
     _print_plan(planned.cells, store.root, library)
     if options.dry_run:
         return _refuse_failures(planned)
-    return _run(planned, Engine(library, options.device, batch_size))
+    return _run(planned, Engine(library, options.device, batch_size, plain=options.plain))
 
 
 def _recipes(models: list[str], options: argparse.Namespace) -> list[Recipe]:

@@ -19,13 +19,17 @@ from embedder.writer import CellWriter
 class Engine:
     """Keeps the last backbone loaded, so cells of one recipe should follow one another.
 
-    ``device`` is auto, cpu or cuda; ``batch_size`` None begins with the device's usual one.
+    ``device`` is auto, cpu or cuda; ``batch_size`` None begins with the device's usual one;
+    ``plain`` is that of ``embedder.loading.load``.
     """
 
-    def __init__(self, library: Library, device: str, batch_size: int | None) -> None:
+    def __init__(
+        self, library: Library, device: str, batch_size: int | None, *, plain: bool = False
+    ) -> None:
         self._library = library
         self._device = device
         self._batch_size = batch_size
+        self._plain = plain
         self._recipe: Recipe | None = None
         self._loaded: LoadedBackbone | BackboneError | None = None
         self._encoder: Encoder | None = None
@@ -60,7 +64,7 @@ class Engine:
         if recipe != self._recipe:
             self._recipe, self._loaded, self._encoder = recipe, None, None
             try:
-                self._loaded = load(recipe, self._device)
+                self._loaded = load(recipe, self._device, plain=self._plain)
             except BackboneError as error:
                 self._loaded = error
         if isinstance(self._loaded, BackboneError):

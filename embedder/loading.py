@@ -33,8 +33,11 @@ def describe(name: str) -> Checkpoint:
     return find(BACKBONES, name, "backbone")
 
 
-def load(recipe: Recipe, device: str = "auto") -> LoadedBackbone:
+def load(recipe: Recipe, device: str = "auto", *, plain: bool = False) -> LoadedBackbone:
     """Build the backbone with its weights, ready to embed on ``device`` (auto, cpu or cuda).
+
+    ``plain`` computes all of the canvas for every image; see embedder.reach for what is left out
+    otherwise, with features that are the same to 1e-5.
 
     Raises WeightsError where the weights cannot be fetched or read, do not fit, or are not
     finite; BackboneError where the architecture cannot be built for 224 px, or not be run, which
@@ -55,7 +58,7 @@ def load(recipe: Recipe, device: str = "auto") -> LoadedBackbone:
     module = build(recipe)
     weights = hash_weights(module)
     try:
-        backbone = NetworkBackbone(module, row, chosen, recipe.precision)
+        backbone = NetworkBackbone(module, row, chosen, recipe.precision, plain=plain)
         shape = backbone.embed(np.zeros((1, CANVAS, CANVAS, 3), np.uint8)).shape
     except (
         RuntimeError, TypeError, ValueError, AttributeError, LookupError, AssertionError,

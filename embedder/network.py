@@ -12,6 +12,7 @@ from torch import nn
 from embedder import preprocess
 from embedder.backbones import IMAGE_TOWER, POOLED, Checkpoint
 from embedder.errors import UsageError, WeightsError
+from embedder.reach import Reach
 from embedder.recipe import Precision
 from embedder.types import Pixels, Vectors
 
@@ -39,16 +40,21 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 
 
 class NetworkBackbone:
-    """A torch module behind the Backbone protocol."""
+    """A torch module behind the Backbone protocol.
+
+    ``plain`` computes all of the canvas for each image, also what no pixel of it can reach.
+    """
 
     def __init__(
-        self, module: nn.Module, row: Checkpoint, device: str, precision: Precision
-    ) -> None:
+        self, module: nn.Module, row: Checkpoint, device: str, precision: Precision,
+        *, plain: bool = False,
+    ) -> None:  # fmt: skip
         choose_exact_arithmetic()
-        self._module = module.requires_grad_(False).eval().to(device)
+        self._features = Features(module.requires_grad_(False).eval().to(device), row.features)
         self._row = row
         self._device = torch.device(device)
         self._autocast = precision is Precision.BF16
+        self._reach = None if plain or self._autocast else Reach(self._features)
 
     def embed(self, pixels: Pixels) -> Vectors:
         try:
@@ -63,9 +69,12 @@ class NetworkBackbone:
     @torch.inference_mode()
     def _forward(self, pixels: Pixels) -> Vectors:
         batch = torch.from_numpy(pixels).to(self._device, non_blocking=True)
-        batch = preprocess.prepare(batch, self._row.mean, self._row.std)
+        planes = preprocess.normalise(batch, self._row.mean, self._row.std)
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._autocast):
-            features = _features(self._module, self._row, batch)
+            if self._reach is not None:
+                features = self._reach(planes)
+            else:
+                features = self._features(preprocess.pad(planes))
         vectors: Vectors = features.to(torch.float32).cpu().numpy()
         return vectors
 
@@ -85,13 +94,22 @@ def hash_weights(module: nn.Module) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
-def _features(module: Any, row: Checkpoint, batch: torch.Tensor) -> torch.Tensor:
-    """float32 (B, 3, 224, 224) to (B, D) by the row's feature rule."""
-    if row.features == POOLED:
-        features = module.forward_head(module.forward_features(batch), pre_logits=True)
-    elif row.features == IMAGE_TOWER:
-        features = module(batch)
-    else:
-        pooled = torch.flatten(module.avgpool(module.features(batch)), 1)
-        features = module.classifier[:-1](pooled)
-    return torch.flatten(features, 1)
+class Features(nn.Module):
+    """float32 (B, 3, 224, 224) to (B, D) by the rule of a checkpoint's row."""
+
+    def __init__(self, module: nn.Module, rule: str) -> None:
+        super().__init__()
+        self.module = module
+        self.rule = rule
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        module: Any = self.module
+        if self.rule == POOLED:
+            features = module.forward_head(module.forward_features(batch), pre_logits=True)
+        elif self.rule == IMAGE_TOWER:
+            features = module(batch)
+        else:
+            features = torch.flatten(module.avgpool(module.features(batch)), 1)
+            for layer in list(module.classifier)[:-1]:  # a slice of it could not be traced
+                features = layer(features)
+        return torch.flatten(features, 1)

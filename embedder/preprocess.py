@@ -19,6 +19,11 @@ def prepare(pixels: torch.Tensor, mean: RGB, std: RGB) -> torch.Tensor:
 
     Raises EncodingError for images larger than the canvas.
     """
+    return pad(normalise(pixels, mean, std))
+
+
+def normalise(pixels: torch.Tensor, mean: RGB, std: RGB) -> torch.Tensor:
+    """uint8 (B, H, W, C), C = 1 or 3, to float32 (B, 3, H, W). Raises as prepare() does."""
     height, width = pixels.shape[1:3]
     if height > CANVAS or width > CANVAS:
         raise EncodingError(
@@ -29,6 +34,17 @@ def prepare(pixels: torch.Tensor, mean: RGB, std: RGB) -> torch.Tensor:
     shape = (1, 3, 1, 1)
     centre = torch.tensor(mean, device=pixels.device).view(shape)
     spread = torch.tensor(std, device=pixels.device).view(shape)
-    left, top = (CANVAS - width) // 2, (CANVAS - height) // 2
-    border = (left, CANVAS - width - left, top, CANVAS - height - top)
-    return functional.pad((planes.expand(-1, 3, -1, -1) - centre) / spread, border)
+    return (planes.expand(-1, 3, -1, -1) - centre) / spread
+
+
+def pad(planes: torch.Tensor) -> torch.Tensor:
+    """float32 (B, 3, H, W) to (B, 3, 224, 224), centred on zeros."""
+    (top, bottom), (left, right) = place(planes.shape[2]), place(planes.shape[3])
+    border = (left, CANVAS - right, top, CANVAS - bottom)
+    return functional.pad(planes, border)
+
+
+def place(length: int) -> tuple[int, int]:
+    """Where rows, or columns, of an image lie on the canvas: the first, and the first beyond."""
+    first = (CANVAS - length) // 2
+    return first, first + length
