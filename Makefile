@@ -5,7 +5,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed-$(EXTRA)
 DEMO := demo
 
-.PHONY: help install test lint types check demo report serve clean
+.PHONY: help install test lint types check demo report serve bench bench-check clean
 
 help:
 	@echo "make demo    embed a built-in dataset, evaluate it, draw one case's neighbours"
@@ -13,6 +13,8 @@ help:
 	@echo "make serve   embed all built-in datasets and serve them at http://127.0.0.1:8000/"
 	@echo "make test    lint, types and all tests"
 	@echo "make lint | types | check    one of these alone"
+	@echo "make bench        measure every path, write the results and docs/performance.md"
+	@echo "make bench-check  measure, and fail where a ratio is worse than the committed one"
 	@echo "make clean   remove .venv and $(DEMO)/"
 	@echo "EXTRA=gpu installs FAISS for NVIDIA GPUs instead of the CPU's"
 
@@ -57,6 +59,12 @@ serve: $(STAMP)
 	$(VENV)/bin/embed --model hog --dataset phantom --res 28 --store $(DEMO)/store
 	@echo
 	$(VENV)/bin/casebook serve --model hog --dataset phantom --res 28 --store $(DEMO)/store
+
+bench: $(STAMP)
+	$(VENV)/bin/python -m benchmarks
+
+bench-check: $(STAMP)
+	$(VENV)/bin/python -m benchmarks --check
 
 clean:
 	rm -rf $(VENV) $(DEMO)

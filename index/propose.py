@@ -1,7 +1,7 @@
 """The first candidates of each query: a matrix product by blocks, and FAISS's heaps over them.
 
 ``faiss.knn`` does the same with the BLAS that its wheel was built with. NumPy's is newer, and its
-product of larger blocks faster: ``benchmarks/search.py`` compares both with the bare product.
+product of larger blocks faster: ``benchmarks/knn.py`` compares this with the bare product.
 """
 
 from __future__ import annotations

@@ -1,0 +1,71 @@
+"""The table of a run, and its place in docs/performance.md."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from benchmarks.results import Findings, Result
+from benchmarks.rounds import Spread
+from benchmarks.targets import BY_NAME, Bound, Target, Unit
+from embedder.errors import EvaluationError
+
+HEAD = (
+    "| row | compared | measured on | found | processor time | target |\n"
+    "|---|---|---|---|---|---|\n"
+)
+
+
+def table(findings: Findings) -> str:
+    """As Markdown: the machine's facts, a line per row, and what could not be measured."""
+    facts = "; ".join(f"{name} {value}" for name, value in findings.machine.items())
+    lines = [_line(result, BY_NAME[result.name]) for result in findings.results if result.ratio]
+    others = [result for result in findings.results if result.ratio is None]
+    text = f"{facts}.\n\n{HEAD}{''.join(lines)}"
+    reasons = dict.fromkeys(result.detail for result in others)
+    for reason in reasons:
+        names = ", ".join(f"`{result.name}`" for result in others if result.detail == reason)
+        text += f"\nNot measured: {names}: {reason}.\n"
+    return text
+
+
+def write_between(text: str, mode: str, new: str) -> str:
+    """``text`` with what stands between the markers of ``mode`` replaced by ``new``.
+
+    Raises EvaluationError where the markers do not stand there once, in order.
+    """
+    first, last = f"<!-- benchmarks: {mode} -->\n", f"<!-- end of benchmarks: {mode} -->"
+    if text.count(first) != 1 or text.count(last) != 1 or text.index(first) > text.index(last):
+        raise EvaluationError(
+            f"the page needs {first.strip()} and {last}, once and in this order; put them back"
+        )
+    before, _, rest = text.partition(first)
+    return f"{before}{first}{new}{last}{rest.partition(last)[2]}"
+
+
+def write_table(path: Path, findings: Findings) -> None:
+    path.write_text(write_between(path.read_text(), findings.mode, table(findings)))
+
+
+def verdict(result: Result, target: Target) -> str:
+    """``target 1.25 or less: missed``; nothing where the ratio is only shown."""
+    if target.target is None or result.ratio is None:
+        return "shown"
+    side = "or more" if target.bound is Bound.AT_LEAST else "or less"
+    unit = " s" if target.unit is Unit.SECONDS else ""
+    found = "met" if target.meets(result.ratio.median) else "missed"
+    return f"target {target.target:g}{unit} {side}: {found}"
+
+
+def _line(result: Result, target: Target) -> str:
+    assert result.ratio is not None
+    judged = re.sub("missed$", "**missed**", verdict(result, target))
+    measured = "; ".join(filter(None, (result.shape, result.detail)))
+    found = _spread(result.ratio) + (" s" if target.unit is Unit.SECONDS else "")
+    cpu = _spread(result.cpu) if result.cpu else "-"
+    cells = (f"`{result.name}`", target.compared, measured, found, cpu, judged)
+    return f"| {' | '.join(cells)} |\n"
+
+
+def _spread(spread: Spread) -> str:
+    return f"{spread.median:.2f} ({spread.low:.2f} to {spread.high:.2f})"

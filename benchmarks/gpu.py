@@ -1,0 +1,69 @@
+"""``embed`` and exact k-NN on a CUDA device, where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import material
+from benchmarks.plan import Plan
+from benchmarks.results import Result, absent, compare
+from benchmarks.rounds import check_equal, interleave, timed, typical
+from benchmarks.runs import Bare, Embed, Images
+from embedder.errors import EvaluationError, SearchError
+from embedder.recipe import Precision
+from embedder.types import Distance
+from index.build import Kind, build, resolve
+from index.search import SupportSet
+
+COUNT, BATCH = 2048, 256
+SUPPORT, WIDTH, QUERIES, K = 165_466, 768, 2048, 11
+
+
+def measure(plan: Plan, folder: Path) -> Iterator[Result]:
+    device = "cuda" if torch.cuda.is_available() else None
+    for model in ("resnet18", "vit"):
+        for precision in Precision:
+            name = f"gpu-embed-{model}-{precision}"
+            if plan.wants(name):
+                images = Images(folder / name, 28, COUNT, BATCH)
+                yield embed(plan, name, model, precision, images, device)
+    if plan.wants("gpu-knn"):
+        yield _knn(plan)
+
+
+def embed(
+    plan: Plan, name: str, model: str, precision: Precision, images: Images, device: str | None
+) -> Result:
+    if device is None:
+        return absent(name, "no CUDA device")
+    images.write()
+    recipe = material.recipe(model, precision)
+    sides = Embed(images, recipe, device), Bare(images, recipe, device)
+    for side in sides:
+        side()
+    check_equal(sides[0].vectors(), sides[1].vectors(), 0.02, name)
+    ours, theirs = interleave(sides, plan.rounds)
+    rates = [images.total / typical(side) for side in (ours, theirs)]
+    detail = f"images/s: embed {rates[0]:.0f}, bare {rates[1]:.0f}"
+    return compare(name, images.describe(), (theirs, ours), detail)
+
+
+def _knn(plan: Plan) -> Result:
+    try:
+        resolve(Kind.GPU)
+    except SearchError:
+        return absent("gpu-knn", "no CUDA device that FAISS can use")
+    points = SupportSet.of(material.vectors(SUPPORT, WIDTH), Distance.COSINE, "benchmark/train")
+    queries = material.vectors(QUERIES, WIDTH, 1)
+    sides = [build(points, kind) for kind in (Kind.CPU, Kind.GPU)]
+    found = [side.search(queries, K).rows for side in sides]
+    if not np.array_equal(found[0], found[1]):
+        raise EvaluationError("the CPU's neighbours and the GPU's differ; report it")
+    spent = interleave([timed(partial(side.search, queries, K)) for side in sides], plan.rounds)
+    detail = f"CPU {typical(spent[0]):.2f} s, GPU {typical(spent[1]):.2f} s"
+    return compare("gpu-knn", f"{QUERIES:,} queries, {SUPPORT:,} x {WIDTH}", spent, detail)

@@ -1,0 +1,47 @@
+"""Whether a run is worse than the committed one: ratios are compared, never seconds."""
+
+from __future__ import annotations
+
+from benchmarks.results import Findings, Result
+from benchmarks.targets import BY_NAME, Bound, Target
+
+
+def worsened(fresh: Findings, committed: Findings) -> list[str]:
+    """A sentence for each row that is worse than its tolerance allows, or cannot be compared.
+
+    Rows that either machine could not measure are passed over.
+    """
+    found = {result.name: result for result in fresh.results}
+    complaints = [
+        _complaint(found.get(before.name), before, BY_NAME[before.name])
+        for before in committed.results
+        if before.name in BY_NAME
+    ]
+    return [complaint for complaint in complaints if complaint]
+
+
+def allowed(before: float, target: Target) -> float:
+    """The worst ratio that the guard lets pass."""
+    assert target.tolerance is not None
+    if target.bound is Bound.AT_LEAST:
+        return before * (1 - target.tolerance)
+    return before * (1 + target.tolerance)
+
+
+def _complaint(now: Result | None, before: Result, target: Target) -> str:
+    if target.tolerance is None or before.ratio is None:
+        return ""
+    if now is None:
+        return f"{before.name}: not measured; measure it, or take it out of the committed results"
+    if now.ratio is None:
+        return ""
+    if now.shape != before.shape:
+        return f"{before.name}: measured on {now.shape}, committed on {before.shape}; measure anew"
+    limit = allowed(before.ratio.median, target)
+    least = target.bound is Bound.AT_LEAST
+    if now.ratio.median >= limit if least else now.ratio.median <= limit:
+        return ""
+    return (
+        f"{before.name}: {now.ratio.median:.2f}, committed {before.ratio.median:.2f}; "
+        f"{'at least' if least else 'at most'} {limit:.2f} is allowed"
+    )

@@ -1,0 +1,54 @@
+"""The facts of a machine that ratios may depend on: no name, no path."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+LIBRARIES = ("torch", "timm", "torchvision", "numpy", "faiss-cpu", "faiss-gpu-cu12", "scikit-learn")
+
+_CPUINFO = Path("/proc/cpuinfo")
+
+
+def facts() -> dict[str, str]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = {
+        "processor": cpu_field("model name") or platform.machine(),
+        "cores": str(cores()),
+        "memory": f"{memory / 2**30:.0f} GiB",
+        "Python": platform.python_version(),
+    }
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    if torch.cuda.is_available():
+        found["GPU"] = torch.cuda.get_device_name()
+    return found
+
+
+def cores() -> int:
+    """Those that this process may run on, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_field(name: str) -> str:
+    """A field of the first processor in Linux's list; empty where there is none."""
+    lines = _CPUINFO.read_text().splitlines() if _CPUINFO.exists() else []
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() == name:
+            return value.strip()
+    return ""
+
+
+def has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 numbers itself."""
+    return bool({"amx_bf16", "avx512_bf16"} & set(cpu_field("flags").split()))

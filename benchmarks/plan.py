@@ -1,0 +1,78 @@
+"""What a run measures, and the modules that measure it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.results import Result
+from benchmarks.targets import BY_NAME, TARGETS
+from embedder.errors import EvaluationError
+from embedder.registry import find
+
+ROUNDS = 5
+"""The fewest that the documentation is written from."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``full`` means the issue's whole shapes; ``only`` names paths or rows, none: all."""
+
+    full: bool = False
+    rounds: int = ROUNDS
+    only: frozenset[str] = field(default_factory=frozenset)
+
+    def __post_init__(self) -> None:
+        for name in self.only:
+            find({**BY_NAME, **dict.fromkeys(PATHS)}, name, "benchmark")
+
+    @property
+    def mode(self) -> str:
+        return "full" if self.full else "default"
+
+    def wants(self, name: str) -> bool:
+        row = BY_NAME[name]
+        if self.only:
+            return name in self.only or (row.path in self.only and (self.full or not row.full))
+        return self.full or not row.full
+
+    def names(self) -> list[str]:
+        """The rows that are measured, in the order of the table."""
+        return [row.name for row in TARGETS if self.wants(row.name)]
+
+    def paths(self) -> list[str]:
+        return list(dict.fromkeys(BY_NAME[name].path for name in self.names()))
+
+
+Measure = Callable[[Plan, Path], Iterator[Result]]
+"""Gives the rows of one path that a plan wants; what it writes lies below the folder."""
+
+PATHS = tuple(dict.fromkeys(row.path for row in TARGETS))
+
+
+def run(plan: Plan) -> tuple[Result, ...]:
+    """Measure path after path, each in a folder of its own that is removed again.
+
+    Raises EvaluationError where a row that was asked for was not measured, or one was that was not.
+    """
+    found: dict[str, Result] = {}
+    for path in plan.paths():
+        measure: Measure = importlib.import_module(f"benchmarks.{path}").measure
+        with tempfile.TemporaryDirectory(prefix="casebook-benchmark-") as folder:
+            for result in measure(plan, Path(folder)):
+                found[result.name] = result
+                _tell(result)
+    if set(found) != set(plan.names()):
+        odd = ", ".join(sorted(set(found) ^ set(plan.names())))
+        raise EvaluationError(f"measured were other rows than asked for: {odd}; mend the suite")
+    return tuple(found[name] for name in plan.names())
+
+
+def _tell(result: Result) -> None:
+    figure = f"{result.ratio.median:.2f}" if result.ratio else "not measured"
+    told = "; ".join(filter(None, (result.shape, result.detail)))
+    print(f"{result.name}: {figure} ({told})", file=sys.stderr, flush=True)

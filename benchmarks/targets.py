@@ -1,0 +1,164 @@
+"""The rows that are measured: what is compared, what is aimed at, and what the guard allows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from embedder.registry import by_name
+
+
+class Bound(StrEnum):
+    """On which side of its target a figure is to be."""
+
+    AT_LEAST = "at least"
+    AT_MOST = "at most"
+
+
+class Unit(StrEnum):
+    RATIO = "ratio"
+    SECONDS = "s"
+
+
+@dataclass(frozen=True)
+class Target:
+    """One row of the table.
+
+    ``compared`` says which figure stands above which. ``target`` None: the ratio is shown, and the
+    ``bound`` only says which way is worse. ``tolerance`` is by how much, relative to the committed
+    ratio, the guard lets it worsen; None for what it leaves alone. ``full`` rows are measured by
+    ``--full`` only.
+    """
+
+    name: str
+    path: str
+    compared: str
+    bound: Bound
+    target: float | None
+    tolerance: float | None
+    unit: Unit = Unit.RATIO
+    full: bool = False
+
+    def meets(self, figure: float) -> bool:
+        """Whether a figure, as it is printed with two decimals, is within the target."""
+        if self.target is None:
+            return True
+        shown = round(figure, 2)
+        return shown >= self.target if self.bound is Bound.AT_LEAST else shown <= self.target
+
+
+_FASTER = 1.0
+_SCRIPT = "medmnist Dataset, torchvision transforms and DataLoader / `embed`, seconds"
+
+
+def _embed(model: str, size: int) -> tuple[Target, ...]:
+    name = f"embed-{model}-{size}"
+    bare = f"`embed` / bare `model(x)` on ready tensors, images per second, {model}, {size} px"
+    script = f"{_SCRIPT}, {model}, {size} px"
+    return (
+        Target(f"{name}-bare", "embed", bare, Bound.AT_LEAST, 0.95, 0.1),
+        Target(f"{name}-script", "embed", script, Bound.AT_LEAST, _FASTER, 0.2),
+    )
+
+
+def _precision(model: str) -> Target:
+    compared = f"`embed --precision bf16` / fp32, images per second, {model}"
+    return Target(f"precision-{model}", "precision", compared, Bound.AT_LEAST, None, 0.25)
+
+
+def _knn(name: str, width: int, *, full: bool = False) -> Target:
+    compared = f"exact k-NN / bare float32 product, seconds, {name}mnist's shape, width {width:,}"
+    return Target(f"knn-{name}-{width}", "knn", compared, Bound.AT_MOST, 1.25, 0.2, full=full)
+
+
+def _classify(model: str) -> tuple[Target, ...]:
+    one = f"`/classify`, one client / bare forward of one image, median seconds, {model}"
+    many = f"`/classify`, 32 clients / `embed`, images per second, {model}"
+    return (
+        Target(f"classify-one-{model}", "classify", one, Bound.AT_MOST, 1.15, 0.2),
+        Target(
+            f"classify-32-{model}", "classify", many, Bound.AT_LEAST, 0.9, 0.2, full=model == "vit"
+        ),
+    )
+
+
+def _gpu(model: str, precision: str) -> Target:
+    compared = (
+        f"`embed` / bare `model(x)` on a CUDA device, images per second, {model}, {precision}"
+    )
+    return Target(f"gpu-embed-{model}-{precision}", "gpu", compared, Bound.AT_LEAST, None, 0.2)
+
+
+TARGETS: tuple[Target, ...] = (
+    *_embed("resnet18", 28),
+    *_embed("resnet18", 224),
+    *_embed("vit", 28),
+    *_embed("vit", 224),
+    _precision("resnet18"),
+    _precision("vit"),
+    _knn("organa", 512),
+    _knn("organa", 768, full=True),
+    _knn("organa", 4096),
+    _knn("tissue", 512, full=True),
+    _knn("tissue", 768),
+    _knn("tissue", 4096, full=True),
+    Target(
+        "knn-brute", "knn", "scikit-learn `NearestNeighbors`, brute, cosine / exact k-NN, seconds",
+        Bound.AT_LEAST, _FASTER, 0.4,
+    ),
+    Target(
+        "knn-ball-tree", "knn",
+        "scikit-learn `NearestNeighbors`, ball_tree on unit vectors / exact k-NN, seconds",
+        Bound.AT_LEAST, _FASTER, 0.5,
+    ),
+    Target(
+        "reading-warm", "reading",
+        "a cell into the index / `np.fromfile` of its bytes, seconds, in the page cache",
+        Bound.AT_MOST, 1.5, 0.3,
+    ),
+    Target(
+        "reading-cold", "reading",
+        "a cell into the index / `np.fromfile` of its bytes, seconds, from the disk",
+        Bound.AT_MOST, 1.5, 0.5,
+    ),
+    Target(
+        "probe", "probe",
+        "three times a plain PyTorch loop of one head and seed / `train` of three seeds, seconds",
+        Bound.AT_LEAST, 3.0, 0.2,
+    ),
+    *_classify("resnet18"),
+    *_classify("vit"),
+    Target(
+        "start-help", "startup", "`--help`, the slowest of five commands",
+        Bound.AT_MOST, 0.5, None, Unit.SECONDS,
+    ),
+    Target(
+        "start-serve", "startup",
+        "`casebook serve` to ready on 100,000 x 768, besides loading the backbone",
+        Bound.AT_MOST, 5.0, None, Unit.SECONDS,
+    ),
+    Target(
+        "memory-embed", "memory", "peak memory of `embed` on 4n images / on n images",
+        Bound.AT_MOST, 1.05, 0.1,
+    ),
+    Target(
+        "memory-knn", "memory",
+        "peak memory of `knn-eval` less that of a tiny run / the embeddings in float32",
+        Bound.AT_MOST, 1.2, 0.15,
+    ),
+    Target(
+        "memory-serve", "memory",
+        "peak memory of `casebook serve` less that of a tiny cell / the embeddings in float32",
+        Bound.AT_MOST, 1.2, 0.15,
+    ),
+    _gpu("resnet18", "fp32"),
+    _gpu("resnet18", "bf16"),
+    _gpu("vit", "fp32"),
+    _gpu("vit", "bf16"),
+    Target(
+        "gpu-knn", "gpu", "exact k-NN on the CPU / on a CUDA device, seconds",
+        Bound.AT_LEAST, None, 0.4,
+    ),
+)  # fmt: skip
+
+BY_NAME = by_name(TARGETS)

@@ -1,0 +1,105 @@
+"""Each path runs on shapes of a moment, so that its checks hold; no figure is looked at."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import gpu, knn, material, precision, probe, reading
+from benchmarks.__main__ import main
+from benchmarks.machine import facts
+from benchmarks.plan import Plan
+from benchmarks.results import Findings, Result, read, write
+from benchmarks.runs import Bare, Embed, Images, Script
+from embedder.recipe import Precision
+from embedder.types import Split
+
+SMALL = "timm:test_vit.r160_in1k"
+
+
+def plan_of(*only: str) -> Plan:
+    return Plan(rounds=2, only=frozenset(only))
+
+
+def test_three_ways_to_embed_compute_the_same(tmp_path: Path) -> None:
+    images = Images(tmp_path / "images", 28, 3, 2)
+    images.write()
+    recipe = material.recipe(SMALL)
+    embed, bare = Embed(images, recipe), Bare(images, recipe)
+    script = Script(images, recipe, bare.features)
+    for side in (embed, bare, embed, script):
+        spent = side()
+        assert spent.wall > 0
+    assert embed.vectors().shape == (5, 64)
+    np.testing.assert_allclose(embed.vectors(), bare.vectors(), atol=1e-5)
+    np.testing.assert_allclose(embed.vectors(), script.vectors(), atol=1e-5)
+
+
+def test_the_device_of_a_gpu_row_may_be_the_cpu(tmp_path: Path) -> None:
+    images = Images(tmp_path / "images", 28, 3, 2)
+    name = "gpu-embed-vit-fp32"
+    asked = (Plan(rounds=1), name, SMALL, Precision.FP32, images)
+    assert gpu.embed(*asked, "cpu").ratio is not None
+    assert gpu.embed(*asked, None).detail == "no CUDA device"
+
+
+def test_search_reading_and_probe_check_what_they_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = tuple(replace(s, support=400, width=16, queries=20) for s in (*knn.SHAPES, *knn.RIVALS))
+    monkeypatch.setattr(knn, "SHAPES", small[:1])
+    monkeypatch.setattr(knn, "RIVALS", small[-2:])
+    monkeypatch.setattr(reading, "ROWS", 50)
+    monkeypatch.setattr(probe, "SHAPE", probe.Shape(70, 20, 2))
+    found: list[Result] = []
+    for module, path in ((knn, "knn"), (reading, "reading"), (probe, "probe")):
+        found += module.measure(plan_of(path), tmp_path)
+    assert [row.name for row in found] == [
+        "knn-organa-512", "knn-brute", "knn-ball-tree", "reading-warm", "reading-cold", "probe",
+    ]  # fmt: skip
+    assert all(row.rounds == 2 and row.ratio for row in found if row.name != "reading-cold")
+    assert found[0].shape == "20 queries, 400 x 16"
+
+
+def test_cosines_are_those_of_the_definition() -> None:
+    one, other = np.array([[3.0, 4.0]], np.float32), np.array([[4.0, 3.0]], np.float32)
+    assert precision.cosine(one, other) == pytest.approx([24 / 25])
+
+
+def test_material_is_the_same_at_every_run(tmp_path: Path) -> None:
+    np.testing.assert_array_equal(material.vectors(9, 5), material.vectors(9, 5))
+    assert not np.array_equal(material.vectors(9, 5), material.vectors(9, 5, 1))
+    assert material.tiles(28, 3).shape == (3, 28, 28, 3)
+    cell = material.store_cell(tmp_path, material.recipe(SMALL), "none", (4, 2, 3), "few")
+    assert cell.embeddings(Split.TEST).shape == (3, 64)
+
+
+def test_facts_name_neither_the_host_nor_a_path() -> None:
+    found = facts()
+    assert {"processor", "cores", "memory", "Python", "torch", "numpy"} <= found.keys()
+    assert not any("/" in value for value in found.values())
+
+
+def test_the_command_measures_writes_and_compares(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(probe, "SHAPE", probe.Shape(70, 20, 2))
+    monkeypatch.setattr("benchmarks.__main__.ROOT", tmp_path)
+    asked = ["--only", "probe", "--rounds", "2"]
+    assert main([*asked, "--json", str(tmp_path / "found.json")]) == 0
+    (found,) = read(tmp_path / "found.json").results
+    assert found.name == "probe"
+    assert "| `probe` | three times a plain" in capsys.readouterr().out
+    (tmp_path / "benchmarks").mkdir()
+    assert found.ratio is not None
+    for share, status in ((0.01, 0), (100.0, 1)):
+        ratio = replace(found.ratio, median=found.ratio.median * share)
+        committed = Findings("default", {}, (replace(found, ratio=ratio),))
+        write(committed, tmp_path / "benchmarks" / "results.json")
+        assert main([*asked, "--check"]) == status
+        told = capsys.readouterr()
+        assert ("worse: probe: " in told.err) == bool(status)
+    assert main(["--only", "nothing"]) == 2
