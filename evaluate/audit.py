@@ -16,9 +16,9 @@ from embedder.datasets import ImageSource
 from embedder.errors import SearchError
 from embedder.store import Cell
 from embedder.types import Distance, Labels, Rows, Split, Task, Vectors
-from evaluate.knn import pick
 from index.build import Kind, build
-from index.search import CHUNK, Neighbours, SupportSet, check, ready, similarity
+from index.points import CHUNK, check, ready
+from index.search import Neighbours, SupportSet, similarity
 
 COMPARED = tuple((cases, s) for n, s in enumerate(Split) for cases in list(Split)[n:])
 """Each split against itself and the earlier ones."""
@@ -211,12 +211,12 @@ def _search(
     within = cases.split is support.split
     if len(rows) == 0 or len(known) - within < k:
         return Neighbours(np.empty((0, k), np.int64), np.empty((0, k), np.float32))
-    points = SupportSet.of(pick(support.vectors, known), Distance.COSINE, support.name, known)
+    points = SupportSet.of(support.vectors, Distance.COSINE, support.name, known)
     index, parts = build(points, kind), []
     for first in range(0, len(rows), _QUERIES):
         part = rows[first : first + _QUERIES]
+        check(cases.vectors, Distance.COSINE, cases.name, part)
         vectors = cases.vectors[part]
-        check(vectors, Distance.COSINE, cases.name, part)
         parts.append(index.search(vectors, k, np.searchsorted(known, part) if within else None))
     return Neighbours(
         known[np.concatenate([part.rows for part in parts])],

@@ -35,7 +35,8 @@ from evaluate.thresholds import (
     recentre,
 )
 from index.build import Kind, build, resolve
-from index.search import Neighbours, SupportSet, check
+from index.points import check
+from index.search import Neighbours, SupportSet
 from index.vote import MajorityVote, SoftmaxVote, Vote, count_votes
 
 T = TypeVar("T", bound=np.generic)
@@ -95,12 +96,11 @@ def find_neighbours(
         raise UsageError("--shots draws from train; its queries come from --split val or test")
     name = f"{cell.dataset.name}/{Split.TRAIN}"
     known = cell.live(Split.TRAIN) if support is None else support
-    points = SupportSet.of(
-        pick(cell.embeddings(Split.TRAIN), known), protocol.distance, name, known
-    )
+    points = SupportSet.of(cell.embeddings(Split.TRAIN), protocol.distance, name, known)
     chosen = cell.live(protocol.split) if rows is None else rows
-    queries = pick(cell.embeddings(protocol.split), chosen)
-    check(queries, protocol.distance, f"{cell.dataset.name}/{protocol.split}", chosen)
+    vectors = cell.embeddings(protocol.split)
+    check(vectors, protocol.distance, f"{cell.dataset.name}/{protocol.split}", chosen)
+    queries = pick(vectors, chosen)
     own = np.searchsorted(known, chosen) if protocol.split is Split.TRAIN else None
     found = build(points, protocol.index).search(queries, max(protocol.ks), own)
     return Neighbours(known[found.rows], found.similarities)

@@ -22,7 +22,7 @@ from evaluate.canvas import STYLED, TEXT, place, wrap
 from evaluate.gallery import FAINT, INK
 from evaluate.neighbours import name_of
 from evaluate.panels import NAME, Mark, arrange, entitle, key, key_height, mark, width_of
-from index.search import ready
+from index.points import ready
 
 Points = NDArray[np.float64]
 """Float64 (N, 2)."""

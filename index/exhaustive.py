@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedder.types import Distance, Rows, Vectors
-from index.search import CHUNK, Neighbours, SupportSet, rank, similarity
+from index.points import CHUNK
+from index.search import Neighbours, SupportSet, rank, similarity
 
 _Floats = NDArray[np.float32]
 

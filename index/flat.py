@@ -54,11 +54,12 @@ class FlatIndex:
     def __init__(self, support: SupportSet, *, gpu: bool = False) -> None:
         self._support = support
         self._gpu = gpu
-        squares = np.einsum("nd,nd->n", support.points, support.points, dtype=np.float64)
-        self._longest = float(np.sqrt(squares.max()))
-        euclidean = support.distance is Distance.EUCLIDEAN
-        with np.errstate(over="ignore"):
-            self._squares = squares.astype(np.float32) if euclidean else None
+        self._longest, self._squares = 1.0, None
+        if support.distance is Distance.EUCLIDEAN:
+            squares = np.einsum("nd,nd->n", support.points, support.points, dtype=np.float64)
+            self._longest = float(np.sqrt(squares.max()))
+            with np.errstate(over="ignore"):
+                self._squares = squares.astype(np.float32)
 
     def search(self, queries: Vectors, k: int, own: Rows | None = None) -> Neighbours:
         ready = self._support.queries(queries, k, own)

@@ -25,7 +25,7 @@ from embedder.errors import EvaluationError, FingerprintError, StoreError
 from embedder.fingerprint import Fingerprint
 from embedder.store import Cell, store_errors, sync_folder
 from embedder.types import Labels, Scores, Task, Vectors
-from index.search import CHUNK
+from index.points import CHUNK
 
 FORMAT = "casebook-head"
 SCHEMA = 1

@@ -34,7 +34,7 @@ class Part:
     def of(
         cls, vectors: Vectors, rows: Rows, distance: Distance, name: str, kind: Kind
     ) -> Part | None:
-        """``vectors`` float32 (N, D), one per row; None where there are none."""
+        """Over these rows of ``vectors``, float32 (N, D); None where there are none."""
         if not len(rows):
             return None
         return cls(build(SupportSet.of(vectors, distance, name, rows), kind), rows)
@@ -75,7 +75,7 @@ class LiveIndex:
     def of(
         cls, vectors: Vectors, rows: Rows, distance: Distance, name: str, kind: Kind = Kind.AUTO
     ) -> LiveIndex:
-        """Over ``vectors``, float32 (N, D), of the given rows, int64 (N,), ascending."""
+        """Over the given rows, int64, ascending, of ``vectors``, float32 (N, D)."""
         return cls(Part.of(vectors, rows, distance, name, kind), name, _NONE)
 
     def without(self, rows: Collection[int]) -> LiveIndex:

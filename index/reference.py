@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from embedder.types import Rows, Vectors
-from index.search import CHUNK, Neighbours, SupportSet, rank, similarity
+from index.points import CHUNK
+from index.search import Neighbours, SupportSet, rank, similarity
 
 
 class ReferenceIndex:

@@ -12,8 +12,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from embedder.errors import SearchError, ZeroVectorError
+from embedder.errors import SearchError
 from embedder.types import Distance, Rows, Split, Vectors, case_id
+from index.points import ready
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,12 @@ class SupportSet:
     def of(
         cls, vectors: Vectors, distance: Distance, name: str, rows: Rows | None = None
     ) -> SupportSet:
-        """``name`` is what the rows are called in an error: ``dataset/split``; ``rows`` their
-        numbers, where these are not 0, 1, 2 ...
+        """Over ``vectors``, float32 or float16 (N, D), or some ``rows`` of them, int64,
+        ascending.
+
+        ``name`` is what they are called in an error: ``dataset/split``.
         """
-        if len(vectors) == 0:
+        if len(vectors if rows is None else rows) == 0:
             raise SearchError(f"{name} is empty; nothing can be searched")
         return cls(ready(vectors, distance, name, rows), distance, name)
 
@@ -82,50 +85,6 @@ class SupportSet:
                 f"k = {k}, but {self.name} has {left} cases to offer; use --k 1..{left}"
             )
         return ready(vectors, self.distance, "queries")
-
-
-def ready(vectors: Vectors, distance: Distance, name: str, rows: Rows | None = None) -> Vectors:
-    """Contiguous float32 rows, of unit length for the cosine; raises as ``check`` does."""
-    points = np.array(vectors, np.float32, order="C")
-    for first in range(0, len(points), CHUNK):
-        part = points[first : first + CHUNK]
-        norms = _norms(part, distance, name, _numbers(rows, first))
-        if distance is Distance.COSINE:
-            part /= norms[:, None]
-    return points
-
-
-def check(vectors: Vectors, distance: Distance, name: str, rows: Rows | None = None) -> None:
-    """Raise ZeroVectorError naming a row of zeros, SearchError one that is not finite.
-
-    ``name`` is ``dataset/split``, ``rows`` are the numbers of the rows, 0, 1, 2 ... by default.
-    """
-    for start in range(0, len(vectors), CHUNK):
-        _norms(vectors[start : start + CHUNK], distance, name, _numbers(rows, start))
-
-
-def _numbers(rows: Rows | None, first: int) -> Rows:
-    """What the rows from the place ``first`` on, of at most one chunk, are called."""
-    return np.arange(first, first + CHUNK) if rows is None else rows[first : first + CHUNK]
-
-
-def _norms(part: Vectors, distance: Distance, name: str, rows: Rows) -> NDArray[np.float64]:
-    """Of each row, in float64, so that none under- or overflows."""
-    norms: NDArray[np.float64] = np.linalg.norm(part.astype(np.float64), axis=1)
-    wrong = np.flatnonzero(~np.isfinite(norms))
-    if len(wrong):
-        raise SearchError(f"{name}/{rows[wrong[0]]} is not finite; embed it again")
-    zero = np.flatnonzero(norms == 0)
-    if distance is Distance.COSINE and len(zero):
-        raise ZeroVectorError(
-            f"{name}/{rows[zero[0]]} is a zero vector, which has no cosine; "
-            "use --distance euclidean, or another backbone"
-        )
-    return norms
-
-
-CHUNK = 4096
-"""Rows that are taken to float64 at a time."""
 
 
 def similarity(queries: Vectors, points: Vectors, distance: Distance) -> NDArray[np.float32]:

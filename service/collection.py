@@ -17,8 +17,10 @@ from embedder.datasets import Dataset
 from embedder.errors import UsageError
 from embedder.store import Cell
 from embedder.types import Distance, Labels, Rows, Split, Vectors, case_id
-from index.build import Kind
+from index.build import Kind, build
 from index.live import LiveIndex, Part
+from index.points import pick
+from index.search import SupportSet
 from service.errors import BadRequestError, NotFoundError
 from service.familiarity import Familiarity
 from service.overlay import ADDED, AddedCase, Overlay
@@ -166,10 +168,9 @@ class Collection:
         for fingerprint, cell in self._cells.items():
             added = self._overlay.vectors(fingerprint)
             rows = np.setdiff1d(np.arange(self.base), np.array(gone[Split.TRAIN], np.int64))
-            stored = cell.embeddings(Split.TRAIN)
-            kept = stored if len(rows) == self.base else stored[rows]
             name = f"{self.dataset.name}/{Split.TRAIN}"
-            index = LiveIndex.of(kept, rows, Distance.COSINE, name, self._kind)
+            stored = cell.embeddings(Split.TRAIN)
+            index = LiveIndex.of(stored, rows, Distance.COSINE, name, self._kind)
             index = index.having(self._part(added))
             views[fingerprint] = self._view(fingerprint, index, added)
         erased = frozenset((split, row) for split in Split for row in gone[split])
@@ -222,10 +223,10 @@ class Collection:
             return None
         rows = self.base + np.array(numbers, np.int64)
         vectors = np.stack([added[number] for number in numbers])
-        name = f"{self.dataset.name}/{ADDED}"
+        support = SupportSet.of(vectors, Distance.COSINE, f"{self.dataset.name}/{ADDED}")
         # Few cases, made anew at each change: on the CPU even where the base is on a GPU.
         kind = self._kind if self._kind is Kind.REFERENCE else Kind.CPU
-        return Part.of(vectors, rows, Distance.COSINE, name, kind)
+        return Part(build(support, kind), rows)
 
     def _view(
         self,
@@ -242,7 +243,7 @@ class Collection:
         def vectors(rows: Rows) -> Vectors:
             found = np.empty((len(rows), stored.shape[1]), np.float32)
             late = rows >= self.base
-            found[~late] = stored[rows[~late]]
+            found[~late] = pick(stored, rows[~late])
             for place in np.flatnonzero(late):
                 found[place] = added[int(rows[place]) - self.base]
             return found

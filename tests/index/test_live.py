@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from embedder.errors import SearchError
 from embedder.types import Distance, Rows, Vectors
-from index.build import Kind
+from index.build import Kind, build
 from index.live import LiveIndex, Part
 from index.reference import ReferenceIndex
 from index.search import Neighbours, SupportSet
@@ -21,8 +21,10 @@ def live(vectors: Vectors = BASE, rows: Rows | None = None) -> LiveIndex:
 
 
 def part(vectors: list[list[float]], rows: list[int]) -> Part | None:
-    points = np.array(vectors, np.float32).reshape(-1, 2)
-    return Part.of(points, np.array(rows, np.int64), Distance.COSINE, "toy/added", Kind.CPU)
+    if not rows:
+        return None
+    points = SupportSet.of(np.array(vectors, np.float32), Distance.COSINE, "toy/added")
+    return Part(build(points, Kind.CPU), np.array(rows, np.int64))
 
 
 QUERY = np.array([[1, 0]], np.float32)
@@ -95,14 +97,14 @@ def test_equals_an_index_built_anew(
     rows = np.flatnonzero(np.concatenate((~np.isin(np.arange(count), gone), kept)))
     half = len(gone) // 2
     index = LiveIndex.of(
-        np.delete(vectors[:count], gone[:half], axis=0),
+        vectors[:count],
         np.delete(np.arange(count), gone[:half]),
         Distance.COSINE,
         "toy/train",
         kind,
     ).without(gone[half:].tolist())
     added = count + np.flatnonzero(kept)
-    index = index.having(Part.of(vectors[added], added, Distance.COSINE, "toy/added", kind))
+    index = index.having(Part.of(vectors, added, Distance.COSINE, "toy/added", kind))
     support = SupportSet.of(vectors[rows], Distance.COSINE, "anew")
     anew = ReferenceIndex(support)
     queries = vectors[rows[:5]]

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
 from embedder.errors import SearchError, ZeroVectorError
@@ -14,7 +13,7 @@ from embedder.types import Distance, Rows, Split, Vectors
 from index.exhaustive import search_all
 from index.flat import FlatIndex
 from index.reference import ReferenceIndex
-from index.search import Neighbours, SearchIndex, SupportSet, check, similarity
+from index.search import Neighbours, SearchIndex, SupportSet, similarity
 
 Maker = Callable[[SupportSet], SearchIndex]
 
@@ -353,40 +352,11 @@ def test_empty_support(distance: Distance) -> None:
         support_of(np.empty((0, 4), np.float32), distance)
 
 
-@each_distance
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("row", [0, 4097])
-def test_not_finite(distance: Distance, value: float, row: int) -> None:
-    points = np.ones((5000, 2), np.float32)
-    points[row, 1] = value
-    with pytest.raises(SearchError, match=f"toy/train/{row} is not finite"):
-        support_of(points, distance)
-
-
-@pytest.mark.parametrize("row", [0, 4097])
-def test_a_zero_vector_has_no_cosine(row: int) -> None:
-    points = np.ones((5000, 2), np.float32)
-    points[row] = 0
-    with pytest.raises(ZeroVectorError, match=f"toy/train/{row} is a zero vector"):
-        support_of(points, Distance.COSINE)
-    with pytest.raises(ZeroVectorError, match=f"toy/test/{row + 100} is a zero vector"):
-        check(points, Distance.COSINE, "toy/test", np.arange(100, 5100))
-    check(points, Distance.EUCLIDEAN, "toy/test")
-    found = FlatIndex(support_of(points, Distance.EUCLIDEAN)).search(points[[row]], 1)
-    assert found.rows.tolist() == [[row]]
-
-
 @each_index
 def test_a_zero_query_has_no_cosine(index: Maker) -> None:
     built = index(support_of(np.ones((3, 2), np.float32), Distance.COSINE))
     with pytest.raises(ZeroVectorError, match="queries/1 is a zero vector"):
         built.search(rows_of([1, 1], [0, 0]), 1)
-
-
-def test_the_smallest_number_is_no_zero() -> None:
-    smallest = np.array([[np.finfo(np.float32).smallest_subnormal, 0]], np.float32)
-    points: NDArray[np.float32] = support_of(smallest, Distance.COSINE).points
-    assert points.tolist() == [[1, 0]]
 
 
 def test_searching_changes_nothing_that_was_given() -> None:

@@ -15,7 +15,7 @@ from service.familiarity import Familiarity, draw
 
 def build(vectors: Vectors, rows: Rows | None = None) -> tuple[LiveIndex, Familiarity | None]:
     chosen = np.arange(len(vectors)) if rows is None else rows
-    index = LiveIndex.of(vectors[chosen], chosen, Distance.COSINE, "toy/train", Kind.CPU)
+    index = LiveIndex.of(vectors, chosen, Distance.COSINE, "toy/train", Kind.CPU)
     return index, Familiarity.of(index, lambda some: vectors[some])
 
 
@@ -86,7 +86,7 @@ def test_a_change_gives_what_is_drawn_anew(seed: int, count: int, sample: int) -
             if step % 2 == 0 and len(late) < 6:
                 late.append(count + len(late))
                 numbers = np.array(late)
-                part = Part.of(vectors[late], numbers, Distance.COSINE, "toy/added", Kind.CPU)
+                part = Part.of(vectors, numbers, Distance.COSINE, "toy/added", Kind.CPU)
                 index, change = index.having(part), {"added": numbers[-1:]}
             else:
                 gone = int(rng.choice(rows[rows < count]))

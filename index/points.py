@@ -1,0 +1,118 @@
+"""Embeddings as they are searched: checked, in float32, of unit length for the cosine.
+
+They are taken a few rows at a time, which stay in the processor's cache from the reading to the
+division, and by as many threads as there are cores: ``benchmarks/reading.py`` compares this with
+reading the bytes alone.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedder.errors import SearchError, ZeroVectorError
+from embedder.types import Distance, Rows, Vectors
+
+CHUNK = 4096
+"""Rows that a thread takes at a time."""
+
+_AT_ONCE = 2**18
+"""Numbers that are taken to float64 at a time."""
+
+_FEW = 16
+"""Rows anywhere in a file, with each of which the system may map a megabyte or two around it."""
+
+
+def ready(vectors: Vectors, distance: Distance, name: str, rows: Rows | None = None) -> Vectors:
+    """Contiguous float32 (N, D), of unit length for the cosine; raises as ``check`` does."""
+    count = len(vectors) if rows is None else len(rows)
+    points = np.empty((count, vectors.shape[1]), np.float32)
+
+    def keep(place: slice, wide: NDArray[np.float64], norms: NDArray[np.float64]) -> None:
+        if distance is Distance.COSINE:
+            wide *= (1 / norms)[:, None]  # dividing takes half as long again, and rounds alike
+        points[place] = wide
+
+    _walk(vectors, distance, name, rows, keep)
+    return points
+
+
+def check(vectors: Vectors, distance: Distance, name: str, rows: Rows | None = None) -> None:
+    """Raise ZeroVectorError naming a row of zeros, SearchError one that is not finite.
+
+    ``vectors`` are float32 or float16 (N, D), of which some ``rows``, int64, ascending, are
+    meant; all by default. ``name`` is what they are called: ``dataset/split``.
+    """
+    _walk(vectors, distance, name, rows, lambda *_: None)
+
+
+def pick(vectors: Vectors, rows: Rows) -> Vectors:
+    """Some rows, float32 (N, D); of a mapped file few pages are in the process at a time."""
+    found = np.empty((len(rows), vectors.shape[1]), np.float32)
+    for first in range(0, len(rows), _FEW):
+        found[first : first + _FEW] = vectors[rows[first : first + _FEW]]
+        _let_go(vectors)
+    return found
+
+
+_Use = Callable[[slice, NDArray[np.float64], NDArray[np.float64]], None]
+"""Told of some rows: their places among all that are meant, themselves, and their norms."""
+
+
+def _walk(vectors: Vectors, distance: Distance, name: str, rows: Rows | None, use: _Use) -> None:
+    if rows is not None and len(rows) == len(vectors):
+        rows = None
+    count, width = len(vectors) if rows is None else len(rows), vectors.shape[1]
+    step = max(1, _AT_ONCE // max(1, width))
+
+    def walk(start: int) -> None:
+        end = min(start + CHUNK, count)
+        space = np.empty((min(step, end - start), width))
+        for first in range(start, end, step):
+            place = slice(first, min(first + step, end))
+            wide = space[: place.stop - first]
+            wide[:] = vectors[place if rows is None else rows[place]]
+            use(place, wide, _norms(wide, distance, name, rows, first))
+        _let_go(vectors)
+
+    starts = range(0, count, CHUNK)
+    if len(starts) == 1:
+        walk(0)
+        return
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for _ in pool.map(walk, starts):  # in order: told is the first row that is wrong
+            pass
+
+
+def _norms(
+    wide: NDArray[np.float64], distance: Distance, name: str, rows: Rows | None, first: int
+) -> NDArray[np.float64]:
+    """Of each row, in float64, so that none under- or overflows."""
+    norms: NDArray[np.float64] = np.sqrt(np.vecdot(wide, wide))
+    wrong = np.flatnonzero(~np.isfinite(norms))
+    if len(wrong):
+        row = _number(rows, first + int(wrong[0]))
+        raise SearchError(f"{name}/{row} is not finite; embed it again")
+    zero = np.flatnonzero(norms == 0)
+    if distance is Distance.COSINE and len(zero):
+        row = _number(rows, first + int(zero[0]))
+        raise ZeroVectorError(
+            f"{name}/{row} is a zero vector, which has no cosine; "
+            "use --distance euclidean, or another backbone"
+        )
+    return norms
+
+
+def _number(rows: Rows | None, place: int) -> int:
+    return place if rows is None else int(rows[place])
+
+
+def _let_go(vectors: Vectors) -> None:
+    """What was read of a mapped file stays in the system's cache, and leaves this process."""
+    if isinstance(vectors.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        vectors.base.madvise(mmap.MADV_DONTNEED)
