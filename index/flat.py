@@ -5,11 +5,15 @@ more than asked are therefore taken and compared again; where the last of them i
 k-th to be sure that none is missing, more are taken, and where that is not enough, the query is
 compared with every support row.
 (J. Johnson, M. Douze, H. Jegou, Billion-scale similarity search with GPUs, 2017.)
+
+On the CPU the queries are shared out among threads, or for few queries the points, and FAISS has
+one thread in each: teams of threads that wait for each other take as long as half of the product.
 """
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, partial
 from threading import Lock
 from typing import Any
 
@@ -18,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from embedder.types import Distance, Rows, Vectors
+from index import threads
 from index.exhaustive import search_all
-from index.propose import propose
 from index.search import Neighbours, SupportSet, rank, similarity
 
 _SPARE = 8
@@ -34,12 +38,24 @@ _WIDER = 8
 _AT_ONCE = 2**17
 """Numbers compared at a time: a megabyte in float64, which stays in a core's cache."""
 
+_QUERIES, _POINTS = 1024, 4096
+"""What FAISS multiplies at a time at most: 16 MB of products in each thread."""
+
+_FEW = 32
+"""So few queries for each thread are not shared out."""
+
+_LEAST = 2**23
+"""Of the points' numbers, so many are worth a thread of their own."""
+
 _GPU_LIMIT = 2048
 """The most neighbours that FAISS finds on a GPU."""
 
-
 _GPU_TURN = Lock()
 """FAISS's GPU resources serve one thread at a time."""
+
+faiss.cvar.distance_compute_blas_database_bs = _POINTS
+faiss.cvar.distance_compute_blas_query_bs = _QUERIES
+faiss.cvar.distance_compute_blas_threshold = 4097  # of queries times width
 
 
 @cache
@@ -54,12 +70,10 @@ class FlatIndex:
     def __init__(self, support: SupportSet, *, gpu: bool = False) -> None:
         self._support = support
         self._gpu = gpu
-        self._longest, self._squares = 1.0, None
+        self._longest = 1.0
         if support.distance is Distance.EUCLIDEAN:
             squares = np.einsum("nd,nd->n", support.points, support.points, dtype=np.float64)
             self._longest = float(np.sqrt(squares.max()))
-            with np.errstate(over="ignore"):
-                self._squares = squares.astype(np.float32)
 
     def search(self, queries: Vectors, k: int, own: Rows | None = None) -> Neighbours:
         ready = self._support.queries(queries, k, own)
@@ -68,22 +82,40 @@ class FlatIndex:
             return search_all(self._support, ready, k, own)
         rows = np.empty((len(ready), k), np.int64)
         similarities = np.empty((len(ready), k), np.float32)
-        block = max(1, _CANDIDATES // take)
-        for first in range(0, len(ready), block):
-            part = slice(first, first + block)
+
+        def work(part: slice) -> None:
             mine = None if own is None else own[part]
-            found = self._search(ready[part], k, take, mine)
+            found = self._search(ready[part], k, take, mine, shares)
             rows[part], similarities[part] = found.rows, found.similarities
+
+        size = self._block(len(ready), take)
+        parts = [slice(first, first + size) for first in range(0, len(ready), size)]
+        shares = self._shares(take) if len(parts) == 1 else 1
+        if self._gpu:
+            for part in parts:
+                work(part)
+        else:
+            threads.each(work, parts)
         return Neighbours(rows, similarities)
 
-    def _search(self, queries: Vectors, k: int, take: int, own: Rows | None) -> Neighbours:
+    def _block(self, count: int, take: int) -> int:
+        """How many of ``count`` queries are searched at a time: as many in each thread."""
+        most = max(1, _CANDIDATES // take)
+        if self._gpu or count <= _FEW * threads.COUNT:
+            return most
+        turns = -(-count // (threads.COUNT * min(_QUERIES, most)))
+        return -(-count // (threads.COUNT * turns))
+
+    def _search(
+        self, queries: Vectors, k: int, take: int, own: Rows | None, shares: int
+    ) -> Neighbours:
         if take >= len(self._support.points):
             return search_all(self._support, queries, k, own)
-        found, sure = self._candidates(queries, k, take, own)
+        found, sure = self._candidates(queries, k, take, own, shares)
         unsure = np.flatnonzero(~sure)
         if len(unsure):
             mine = None if own is None else own[unsure]
-            better = self._search(queries[unsure], k, self._more(k, take), mine)
+            better = self._search(queries[unsure], k, self._more(k, take), mine, 1)
             found.rows[unsure], found.similarities[unsure] = better.rows, better.similarities
         return found
 
@@ -93,17 +125,17 @@ class FlatIndex:
         return wide if take < wide else len(self._support.points)
 
     def _candidates(
-        self, queries: Vectors, k: int, take: int, own: Rows | None
+        self, queries: Vectors, k: int, take: int, own: Rows | None, shares: int
     ) -> tuple[Neighbours, NDArray[np.bool_]]:
         """The best ``k`` of the first ``take``, and for which queries none can be missing."""
-        rows, products = self._propose(queries, take)
+        rows, least = self._propose(queries, take, shares)
         missing = rows < 0  # nothing orders what overflows float32
         rows[missing] = 0
         exact = self._compare(queries, rows)
         if own is not None:
             exact[rows == own[:, None]] = -np.inf
         found = rank(rows, exact, k)
-        sure = self._margin(queries, found.similarities[:, -1], products.min(axis=1))
+        sure = self._margin(queries, found.similarities[:, -1], least)
         return found, sure & ~missing.any(axis=1)
 
     def _compare(self, queries: Vectors, rows: Rows) -> NDArray[np.float32]:
@@ -139,19 +171,54 @@ class FlatIndex:
         sure: NDArray[np.bool_] = reached - least > unit * scale + width * float(limits.tiny)
         return sure & (scale < float(limits.max))
 
-    def _propose(self, queries: Vectors, take: int) -> tuple[Rows, NDArray[np.floating]]:
-        """The first ``take`` rows of each query in float32, int64 (Q, take), and their products.
+    def _propose(
+        self, queries: Vectors, take: int, shares: int
+    ) -> tuple[Rows, NDArray[np.floating]]:
+        """The first rows of each query in float32, int64 (Q, M), M at least ``take``, and the most
+        that the inner product of any other can be, (Q,). -1 stands where there are no more.
 
-        As ``propose`` has both. -1 stands where there are no more.
+        The points are shared out into ``shares`` parts, of each of which ``take`` are given.
         """
         points = self._support.points
-        if not self._gpu or take > _GPU_LIMIT:
-            return propose(queries, points, self._squares, take)
+        if self._gpu and take <= _GPU_LIMIT:
+            with _GPU_TURN:
+                return self._first(queries, points, take, partial(faiss.knn_gpu, _resources()))
+        found: dict[int, tuple[Rows, NDArray[np.floating]]] = {}
+
+        def work(number: int) -> None:
+            first = number * len(points) // shares
+            some = points[first : (number + 1) * len(points) // shares]
+            rows, least = self._first(queries, some, take, _knn)
+            found[number] = np.where(rows < 0, rows, rows + first), least
+
+        threads.each(work, range(shares))
+        rows, least = zip(*(found[number] for number in range(shares)), strict=True)
+        return np.concatenate(rows, axis=1), np.max(least, axis=0)
+
+    def _shares(self, take: int) -> int:
+        """Into how many parts the points are shared out for few queries."""
+        count, width = self._support.points.shape
+        most: int = min(threads.COUNT, count * width // _LEAST, count // (4 * take))
+        return max(1, most)
+
+    def _first(
+        self, queries: Vectors, points: Vectors, take: int, knn: Callable[..., Any]
+    ) -> tuple[Rows, NDArray[np.floating]]:
+        """The first ``take`` rows of some points, and the inner product of the last of them."""
         cosine = self._support.distance is Distance.COSINE
         metric = faiss.METRIC_INNER_PRODUCT if cosine else faiss.METRIC_L2
-        with _GPU_TURN:
-            found, rows = faiss.knn_gpu(_resources(), queries, points, take, metric=metric)
+        found, rows = knn(queries, points, take, metric=metric)
         if cosine:
-            return rows.astype(np.int64), found
+            return rows.astype(np.int64), found.min(axis=1)
         squares = np.einsum("qd,qd->q", queries, queries, dtype=np.float64)
-        return rows.astype(np.int64), (squares[:, None] - found) / 2
+        return rows.astype(np.int64), (squares - found.max(axis=1)) / 2
+
+
+def _knn(*arguments: Any, **options: Any) -> Any:
+    """FAISS's on one thread."""
+    usual: int = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        return faiss.knn(*arguments, **options)
+    finally:
+        faiss.omp_set_num_threads(usual)

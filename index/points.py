@@ -1,22 +1,21 @@
 """Embeddings as they are searched: checked, in float32, of unit length for the cosine.
 
 They are taken a few rows at a time, which stay in the processor's cache from the reading to the
-division, and by as many threads as there are cores: ``benchmarks/reading.py`` compares this with
+division, and by a thread for each core: ``benchmarks/reading.py`` compares this with
 reading the bytes alone.
 """
 
 from __future__ import annotations
 
 import mmap
-import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
 
 from embedder.errors import SearchError, ZeroVectorError
 from embedder.types import Distance, Rows, Vectors
+from index.threads import each
 
 CHUNK = 4096
 """Rows that a thread takes at a time."""
@@ -80,13 +79,7 @@ def _walk(vectors: Vectors, distance: Distance, name: str, rows: Rows | None, us
             use(place, wide, _norms(wide, distance, name, rows, first))
         _let_go(vectors)
 
-    starts = range(0, count, CHUNK)
-    if len(starts) == 1:
-        walk(0)
-        return
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(walk, starts):  # in order: told is the first row that is wrong
-            pass
+    each(walk, range(0, count, CHUNK))
 
 
 def _norms(

@@ -22,6 +22,8 @@ from service.served import Served, ServedCell
 
 Place = Literal["train", "val", "test", "added"]
 
+_PLACES = frozenset((*map(str, Split), ADDED))
+
 
 @dataclass(frozen=True)
 class CaseId:
@@ -36,7 +38,7 @@ class CaseId:
         """Raises BadRequestError where ``text`` is no id."""
         head, _, row = text.rpartition("/")
         dataset, _, place = head.rpartition("/")
-        if place not in (*Split, ADDED) or not (row.isascii() and row.isdecimal() and dataset):
+        if place not in _PLACES or not (row.isascii() and row.isdecimal() and dataset):
             raise BadRequestError(f"{text[:200]!r} is no case; write it as dataset/train/0")
         if len(row) > 18:
             raise NotFoundError(f"there is no case {text[:200]}")

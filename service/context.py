@@ -32,6 +32,7 @@ class Context:
         self.classifier.close()
 
 
-def context_of(request: Request) -> Context:
+async def context_of(request: Request) -> Context:
+    """A coroutine, since FastAPI takes what is none to a thread and back."""
     context: Context = request.app.state.context
     return context

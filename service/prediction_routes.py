@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, File, Form, Request, UploadFile
@@ -45,19 +46,23 @@ router = APIRouter(tags=["predictions"], dependencies=[Depends(read_access)])
 OPTIONS = ("dataset", "model", "res", "k", "vote")
 
 
+@dataclass(frozen=True)
 class Options:
-    """The form fields that say which index answers, and how its cases vote."""
+    """Which index answers, by dataset, model and resolution, and how its cases vote."""
 
-    def __init__(
-        self,
-        dataset: Annotated[str | NoNull, Form(description=_DATASET, max_length=200)] = None,
-        model: Annotated[str | NoNull, Form(description=_MODEL, max_length=200)] = None,
-        res: Annotated[int | NoNull, Form(description=_RES, ge=1, le=100_000)] = None,
-        k: Annotated[int, Form(description=_K, ge=1, le=100)] = 11,
-        vote: Annotated[VoteName, Form(description=_VOTE)] = "majority",
-    ) -> None:
-        self.index = (dataset, model, res)
-        self.rule = Rule(k, vote)
+    index: tuple[str | None, str | None, int | None]
+    rule: Rule
+
+
+async def options_of(
+    dataset: Annotated[str | NoNull, Form(description=_DATASET, max_length=200)] = None,
+    model: Annotated[str | NoNull, Form(description=_MODEL, max_length=200)] = None,
+    res: Annotated[int | NoNull, Form(description=_RES, ge=1, le=100_000)] = None,
+    k: Annotated[int, Form(description=_K, ge=1, le=100)] = 11,
+    vote: Annotated[VoteName, Form(description=_VOTE)] = "majority",
+) -> Options:
+    """From the fields of a form."""
+    return Options((dataset, model, res), Rule(k, vote))
 
 
 class SearchRequest(BaseModel):
@@ -97,7 +102,7 @@ async def classify(
     file: Annotated[
         UploadFile, File(description="PNG, JPEG, BMP, TIFF, WebP or single-frame DICOM.")
     ],
-    options: Annotated[Options, Depends()],
+    options: Annotated[Options, Depends(options_of)],
     context: Annotated[Context, Depends(context_of)],
 ) -> Classification:
     """Classify an image by its nearest training cases.
@@ -125,7 +130,7 @@ async def classify_batch(
             json_schema_extra={"maxItems": MOST_FILES},
         ),
     ],
-    options: Annotated[Options, Depends()],
+    options: Annotated[Options, Depends(options_of)],
     context: Annotated[Context, Depends(context_of)],
 ) -> Batch:
     """Classify several images; one that cannot be read fails alone."""

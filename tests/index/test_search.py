@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -293,6 +294,29 @@ def test_blocks_of_queries_make_no_difference(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("index.exhaustive.CHUNK", 7)
     check_equal(FlatIndex(support).search(queries, 5, own), whole)
     check_equal(search_all(support, queries, 5, own), whole)
+
+
+@each_distance
+@pytest.mark.parametrize("shape", ["repeats", "gauss"])
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("few", [0, 1000])
+def test_threads_make_no_difference(
+    monkeypatch: pytest.MonkeyPatch, distance: Distance, shape: str, count: int, few: int
+) -> None:
+    """``few`` queries for each thread: shared out are the queries, or the points."""
+    monkeypatch.setattr("index.threads.COUNT", count)
+    monkeypatch.setattr("index.flat._FEW", few)
+    monkeypatch.setattr("index.flat._LEAST", 1)
+    rng = np.random.default_rng(31)
+    support = support_of(vectors(rng, 503, 9, shape), distance)
+    queries, own = support.points[100:147], np.arange(100, 147)
+    usual = faiss.omp_get_max_threads()
+    for k in (1, 5, 40):
+        expected = ReferenceIndex(support).search(queries, k, own)
+        check_equal(FlatIndex(support).search(queries, k, own), expected)
+        alone = ReferenceIndex(support).search(queries[:1], k)
+        check_equal(FlatIndex(support).search(queries[:1], k), alone)
+    assert faiss.omp_get_max_threads() == usual
 
 
 @each_distance
