@@ -34,11 +34,15 @@ def normalise(pixels: torch.Tensor, mean: RGB, std: RGB) -> torch.Tensor:
     shape = (1, 3, 1, 1)
     centre = torch.tensor(mean, device=pixels.device).view(shape)
     spread = torch.tensor(std, device=pixels.device).view(shape)
-    return (planes.expand(-1, 3, -1, -1) - centre) / spread
+    if planes.shape[1] == 1:
+        planes = planes.repeat(1, 3, 1, 1)
+    return planes.sub_(centre).div_(spread)  # in place: new memory takes longer than the sums
 
 
 def pad(planes: torch.Tensor) -> torch.Tensor:
     """float32 (B, 3, H, W) to (B, 3, 224, 224), centred on zeros."""
+    if planes.shape[2:] == (CANVAS, CANVAS):
+        return planes
     (top, bottom), (left, right) = place(planes.shape[2]), place(planes.shape[3])
     border = (left, CANVAS - right, top, CANVAS - bottom)
     return functional.pad(planes, border)
