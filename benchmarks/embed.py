@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks import material
 from benchmarks.plan import Plan
 from benchmarks.results import Result, compare
-from benchmarks.rounds import Side, check_equal, interleave, typical
+from benchmarks.rounds import check_equal, interleave, typical
 from benchmarks.runs import Bare, Embed, Images, Script, workers
 
 
@@ -39,24 +39,24 @@ def measure(plan: Plan, folder: Path) -> Iterator[Result]:
 def _measure(plan: Plan, images: Images, model: str, wanted: list[str]) -> Iterator[Result]:
     images.write()
     recipe = material.recipe(model)
-    embed, bare = Embed(images, recipe), Bare(images, recipe)
-    script = Script(images, recipe, bare.features)
-    rivals: dict[str, tuple[Side, str]] = {}
+    bare = Bare(images, recipe)
     for name in wanted:
-        rivals[name] = (bare, "bare") if name.endswith("bare") else (script, "script")
-    _check(embed, bare, script, model)
-    spent = interleave([embed, *(side for side, _ in rivals.values())], plan.rounds)
-    for (name, (_, noun)), theirs in zip(rivals.items(), spent[1:], strict=True):
-        rates = [images.total / typical(side) for side in (spent[0], theirs)]
-        detail = f"images/s: embed {rates[0]:.1f}, {noun} {rates[1]:.1f}"
-        if noun == "script":
+        against_bare = name.endswith("bare")
+        embed = Embed(images, recipe, plain=against_bare)
+        rival = bare if against_bare else Script(images, recipe, bare.features)
+        _check(embed, rival, name)
+        ours, theirs = interleave([embed, rival], plan.rounds)
+        rates = [images.total / typical(side) for side in (ours, theirs)]
+        detail = (
+            f"images/s: embed {rates[0]:.1f}, {'bare' if against_bare else 'script'} {rates[1]:.1f}"
+        )
+        if not against_bare:
             detail += f" with {workers()} workers"
-        yield compare(name, images.describe(), (theirs, spent[0]), detail)
+        yield compare(name, images.describe(), (theirs, ours), detail)
 
 
-def _check(embed: Embed, bare: Bare, script: Script, model: str) -> None:
-    """Run each side once, which warms it up, and compare what it computes."""
-    for side in (embed, bare, script):
-        side()
-    check_equal(embed.vectors(), bare.vectors(), 1e-4, f"{model}, embed and bare")
-    check_equal(embed.vectors(), script.vectors(), 1e-4, f"{model}, embed and script")
+def _check(embed: Embed, rival: Bare | Script, name: str) -> None:
+    """Run both sides once, which warms them up, and compare what they compute."""
+    embed()
+    rival()
+    check_equal(embed.vectors(), rival.vectors(), 1e-4, f"{name}, both sides")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+from index.threads import cores
+
 LIBRARIES = ("torch", "timm", "torchvision", "numpy", "faiss-cpu", "faiss-gpu-cu12", "scikit-learn")
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -30,13 +32,6 @@ def facts() -> dict[str, str]:
     if torch.cuda.is_available():
         found["GPU"] = torch.cuda.get_device_name()
     return found
-
-
-def cores() -> int:
-    """Those that this process may run on, where the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cpu_field(name: str) -> str:

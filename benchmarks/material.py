@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from embedder.backbones import CANVAS
 from embedder.datasets import DATASETS, Dataset
 from embedder.fingerprint import library_versions
 from embedder.loading import describe
@@ -94,7 +93,3 @@ def store_cell(
 
 def _labels(count: int) -> Labels:
     return (np.arange(count) % CLASSES).astype(np.uint8)[:, None]
-
-
-def on_canvas(size: int) -> str:
-    return f"{size} px" if size == CANVAS else f"{size} px, padded to {CANVAS}"

@@ -62,11 +62,12 @@ def _measure(plan: Plan, folder: Path, name: str, model: str, shape: Shape) -> R
     sides = []
     for images, precision in ((full, Precision.FP32), (half, Precision.BF16)):
         images.write()
-        sides.append(Embed(images, material.recipe(model, precision)))
+        sides.append(Embed(images, material.recipe(model, precision), plain=True))
     for side in sides:
         side()
     cosines = cosine(sides[0].vectors(), sides[1].vectors())
     check_equal(cosines, np.ones(len(cosines)), 0.05, f"{model}, fp32 and bf16")
+    _check_order(sides[0].vectors(), sides[1].vectors())
     spent = interleave(sides, plan.rounds)
     rates = [full.total / typical(side) for side in spent]
     detail = (
@@ -74,6 +75,16 @@ def _measure(plan: Plan, folder: Path, name: str, model: str, shape: Shape) -> R
         f"{np.median(cosines):.5f}, at least {cosines.min():.5f}; {_votes(model, shape)}"
     )
     return compare(name, f"{full.describe()}, 28 px", spent, detail)
+
+
+def _check_order(full: Vectors, half: Vectors) -> None:
+    """Each image is nearest to itself, or to one that is the same, once the mean is taken off:
+    untrained networks put all images close together.
+    """
+    one, other = (vectors - full.mean(axis=0) for vectors in (full, half))
+    unit = one / np.linalg.norm(one, axis=1, keepdims=True)
+    nearest = (other @ unit.T).argmax(axis=1)
+    check_equal(full[nearest], full, 1e-3, "the nearest of each image by bf16 and itself")
 
 
 def cosine(one: Vectors, other: Vectors) -> Vectors:

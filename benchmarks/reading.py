@@ -12,6 +12,7 @@ from benchmarks import material
 from benchmarks.plan import Plan
 from benchmarks.results import Result, absent, compare
 from benchmarks.rounds import Side, Spent, check_equal, interleave, timed, typical, watch
+from embedder.errors import EvaluationError
 from embedder.store import Cell, Store
 from embedder.types import Distance, Split, Vectors
 from index.build import Kind, build
@@ -78,7 +79,8 @@ def _is_cached(handle: int, place: int) -> bool:
 
 def _cold(path: Path, action: Callable[[], object]) -> Side:
     def side() -> Spent:
-        drop(path)
+        if not drop(path):
+            raise EvaluationError("the system keeps the file in its page cache; measure again")
         with watch() as spent:
             action()
         return spent

@@ -21,7 +21,6 @@ from torch.utils.data import ConcatDataset, DataLoader
 from torchvision import transforms
 
 from benchmarks import material
-from benchmarks.machine import cores
 from benchmarks.rounds import Spent, watch
 from embedder.backbones import CANVAS
 from embedder.engine import Engine
@@ -32,6 +31,7 @@ from embedder.sources import Library
 from embedder.store import Store
 from embedder.types import Pixels, Split, Vectors
 from embedder.weights import build
+from index.threads import cores
 
 _SCRIPTED = "bloodmnist"
 """The class of medmnist that reads the file: its images are in colour."""
@@ -71,13 +71,15 @@ class Images:
 
 
 class Embed:
-    """What the command ``embed`` runs, with its backbone loaded once."""
+    """What the command ``embed``, or ``embed --plain``, runs, with its backbone loaded once."""
 
-    def __init__(self, images: Images, recipe: Recipe, device: str = "cpu") -> None:
+    def __init__(
+        self, images: Images, recipe: Recipe, device: str = "cpu", *, plain: bool = False
+    ) -> None:
         self._images = images
         self._recipe = recipe
-        self._engine = Engine(Library(images.folder), device, images.batch)
-        self._store = Store(images.folder / f"store-{device}")
+        self._engine = Engine(Library(images.folder), device, images.batch, plain=plain)
+        self._store = Store(images.folder / f"store-{device}-{plain}")
 
     def __call__(self) -> Spent:
         for path in self._store.paths():

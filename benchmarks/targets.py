@@ -53,7 +53,9 @@ _SCRIPT = "medmnist Dataset, torchvision transforms and DataLoader / `embed`, se
 
 def _embed(model: str, size: int) -> tuple[Target, ...]:
     name = f"embed-{model}-{size}"
-    bare = f"`embed` / bare `model(x)` on ready tensors, images per second, {model}, {size} px"
+    bare = (
+        f"`embed --plain` / bare `model(x)` on ready tensors, images per second, {model}, {size} px"
+    )
     script = f"{_SCRIPT}, {model}, {size} px"
     return (
         Target(f"{name}-bare", "embed", bare, Bound.AT_LEAST, 0.95, 0.1),
@@ -61,8 +63,19 @@ def _embed(model: str, size: int) -> tuple[Target, ...]:
     )
 
 
+def _reach(model: str) -> tuple[Target, ...]:
+    return tuple(
+        Target(
+            f"reach-{model}-{size}", "reach",
+            f"`embed --plain` / windows, seconds of the backbone, {model}, {size} px",
+            Bound.AT_LEAST, _FASTER, 0.25,
+        )
+        for size in (28, 64, 128)
+    )  # fmt: skip
+
+
 def _precision(model: str) -> Target:
-    compared = f"`embed --precision bf16` / fp32, images per second, {model}"
+    compared = f"`embed --precision bf16` / `embed --plain`, fp32, images per second, {model}"
     return Target(f"precision-{model}", "precision", compared, Bound.AT_LEAST, None, 0.25)
 
 
@@ -94,6 +107,11 @@ TARGETS: tuple[Target, ...] = (
     *_embed("resnet18", 224),
     *_embed("vit", 28),
     *_embed("vit", 224),
+    *_reach("vgg16"),
+    *_reach("alexnet"),
+    *_reach("resnet18"),
+    *_reach("densenet121"),
+    *_reach("efficientnet_b4"),
     _precision("resnet18"),
     _precision("vit"),
     _knn("organa", 512),

@@ -17,8 +17,9 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from embedder.errors import CellBusyError, DamagedCellError, StoreError
+from embedder.files import sync_folder
 from embedder.image import lay_out
-from embedder.store import Cell, Extent, Store, read_cell, store_errors, sync_folder
+from embedder.store import Cell, Extent, Store, read_cell, store_errors
 from embedder.types import Rows, Split
 
 _BLOCK = 4 << 20

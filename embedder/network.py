@@ -12,7 +12,7 @@ from torch import nn
 from embedder import preprocess
 from embedder.backbones import IMAGE_TOWER, POOLED, Checkpoint
 from embedder.errors import UsageError, WeightsError
-from embedder.reach import Reach
+from embedder.reach import Reach, is_out_of_memory
 from embedder.recipe import Precision
 from embedder.types import Pixels, Vectors
 
@@ -31,12 +31,6 @@ def choose_exact_arithmetic() -> None:
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic = True
     torch.backends.cudnn.benchmark = False
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch ran out of memory; for the CPU's allocator and cuBLAS it has no class."""
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "allocate" in text or "alloc_fail" in text
 
 
 class NetworkBackbone:

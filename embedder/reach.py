@@ -33,7 +33,8 @@ class Reach:
 
     ``features`` maps float32 (B, 3, 224, 224) to (B, D). The first images of a size decide for all
     of that size, by two images of noise: how much of them is computed, and whether both ways give
-    the same features. Not to be made while another thread computes; see layers.trace().
+    the same features. Where the memory is too small for that, the next ones decide. Not to be made
+    while another thread computes; see layers.trace().
     """
 
     def __init__(self, features: nn.Module) -> None:
@@ -78,6 +79,8 @@ class Reach:
         try:
             found, share = self.windowed(noise)
         except Exception as error:  # whatever a network's own code meets with in another shape
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                raise
             log.debug("no windows: %s: %s", type(error).__name__, error)
             return False
         if share > MOST_COMPUTED:
@@ -86,6 +89,12 @@ class Reach:
         errors = (found - expected).norm(dim=1) / expected.norm(dim=1)
         log.debug("windows: %.2f is computed, relative error %.0e", share, errors.max().item())
         return bool((errors < TOLERANCE).all())
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch ran out of memory; for the CPU's allocator and cuBLAS it has no class."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "allocate" in text or "alloc_fail" in text
 
 
 def _noise(size: Size) -> NDArray[np.float32]:

@@ -168,15 +168,6 @@ def store_errors(path: Path, option: str = "--store") -> Iterator[None]:
         raise StoreError(f"cannot use {path}: {reason}; check {option}") from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Put on disk which files ``folder`` holds. Raises OSError."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def read_cell(path: Path) -> Cell:
     """Open and check a cell, complete or partial.
 

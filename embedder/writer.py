@@ -24,9 +24,10 @@ from embedder.errors import (
     EncodingError,
     FingerprintError,
 )
+from embedder.files import sync_folder
 from embedder.fingerprint import Fingerprint
 from embedder.image import lay_out
-from embedder.store import Cell, Header, read_cell, store_errors, sync_folder
+from embedder.store import Cell, Header, read_cell, store_errors
 from embedder.types import Labels, Split, Vectors, case_id
 
 log = logging.getLogger("casebook")

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from embedder.datasets import ImageSource
+from embedder.files import write_whole
 from embedder.store import Cell, store_errors
 from evaluate.audit import Audit
-from evaluate.files import write_whole
 from evaluate.sheets import draw_duplicates, draw_suspects
 
 _COLUMNS = {

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from embedder.errors import EvaluationError, UsageError
+from embedder.files import write_whole
 from embedder.store import store_errors
 from evaluate.canvas import png_bytes, svg_bytes
-from evaluate.files import write_whole
 from evaluate.grid import as_csv, as_latex
 from evaluate.report import Report, as_html, as_markdown_text
 

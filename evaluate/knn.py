@@ -35,7 +35,7 @@ from evaluate.thresholds import (
     recentre,
 )
 from index.build import Kind, build, resolve
-from index.points import check
+from index.points import check, is_all
 from index.search import Neighbours, SupportSet
 from index.vote import MajorityVote, SoftmaxVote, Vote, count_votes
 
@@ -130,8 +130,8 @@ def labels_of(cell: Cell, split: Split) -> Labels:
 
 
 def pick(array: NDArray[T], rows: Rows) -> NDArray[T]:
-    """Some rows of an array; without a copy where that is all of them."""
-    return array if len(rows) == len(array) else array[rows]
+    """Some rows of an array; without a copy where that is all of them, in order."""
+    return array if is_all(rows, len(array)) else array[rows]
 
 
 def evaluate(cell: Cell, protocol: Protocol, support: Rows | None = None) -> list[Record]:

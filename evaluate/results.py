@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from embedder.errors import EvaluationError
+from embedder.files import write_whole
 from embedder.store import Cell, store_errors
 from embedder.types import Split
-from evaluate.files import write_whole
 from evaluate.intervals import Interval
 from evaluate.metrics import Metrics
 from evaluate.record_form import check

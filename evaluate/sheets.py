@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 
 from embedder.datasets import DATASETS, ImageSource, is_path
 from embedder.errors import CasebookError
+from embedder.files import write_whole
 from embedder.selection import stored_names, title
 from embedder.sources import library_from_environment
 from embedder.store import Cell, store_errors
 from embedder.types import Labels, Pixels, Split, Task
 from evaluate.audit import Audit, Suspect
 from evaluate.canvas import plain, png_bytes, write
-from evaluate.files import write_whole
 from evaluate.gallery import EDGE, GAP, TEXT, TILE, Picture, begin, shorten, show
 from evaluate.neighbours import name_of
 

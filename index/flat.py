@@ -42,10 +42,10 @@ _QUERIES, _POINTS = 1024, 4096
 """What FAISS multiplies at a time at most: 16 MB of products in each thread."""
 
 _FEW = 32
-"""So few queries for each thread are not shared out."""
+"""Queries that are worth a thread of their own."""
 
 _LEAST = 2**23
-"""Of the points' numbers, so many are worth a thread of their own."""
+"""Numbers of the points that are worth a thread of their own."""
 
 _GPU_LIMIT = 2048
 """The most neighbours that FAISS finds on a GPU."""
@@ -55,7 +55,9 @@ _GPU_TURN = Lock()
 
 faiss.cvar.distance_compute_blas_database_bs = _POINTS
 faiss.cvar.distance_compute_blas_query_bs = _QUERIES
-faiss.cvar.distance_compute_blas_threshold = 4097  # of queries times width
+# A product from so many queries on: times their width since FAISS 1.14.2, whose default says so.
+_BY_WIDTH = faiss.cvar.distance_compute_blas_threshold > 1000
+faiss.cvar.distance_compute_blas_threshold = 4097 if _BY_WIDTH else 5
 
 
 @cache
@@ -82,72 +84,74 @@ class FlatIndex:
             return search_all(self._support, ready, k, own)
         rows = np.empty((len(ready), k), np.int64)
         similarities = np.empty((len(ready), k), np.float32)
+        sure = np.zeros(len(ready), np.bool_)
+        size, shares = self._plan(len(ready), take)
 
-        def work(part: slice) -> None:
+        def work(first: int) -> None:
+            part = slice(first, first + size)
             mine = None if own is None else own[part]
-            found = self._search(ready[part], k, take, mine, shares)
+            found, sure[part] = self._search(ready[part], k, take, mine, shares)
             rows[part], similarities[part] = found.rows, found.similarities
 
-        size = self._block(len(ready), take)
-        parts = [slice(first, first + size) for first in range(0, len(ready), size)]
-        shares = self._shares(take) if len(parts) == 1 else 1
-        if self._gpu:
-            for part in parts:
-                work(part)
-        else:
-            threads.each(work, parts)
-        return Neighbours(rows, similarities)
-
-    def _block(self, count: int, take: int) -> int:
-        """How many of ``count`` queries are searched at a time: as many in each thread."""
-        most = max(1, _CANDIDATES // take)
-        if self._gpu or count <= _FEW * threads.COUNT:
-            return most
-        turns = -(-count // (threads.COUNT * min(_QUERIES, most)))
-        return -(-count // (threads.COUNT * turns))
-
-    def _search(
-        self, queries: Vectors, k: int, take: int, own: Rows | None, shares: int
-    ) -> Neighbours:
-        if take >= len(self._support.points):
-            return search_all(self._support, queries, k, own)
-        found, sure = self._candidates(queries, k, take, own, shares)
+        threads.each(work, range(0, len(ready), size), 1 if self._gpu else None)
         unsure = np.flatnonzero(~sure)
         if len(unsure):
             mine = None if own is None else own[unsure]
-            better = self._search(queries[unsure], k, self._more(k, take), mine, 1)
-            found.rows[unsure], found.similarities[unsure] = better.rows, better.similarities
-        return found
+            found = search_all(self._support, ready[unsure], k, mine)
+            rows[unsure], similarities[unsure] = found.rows, found.similarities
+        return Neighbours(rows, similarities)
 
-    def _more(self, k: int, take: int) -> int:
-        """How many candidates follow on ``take`` that were too few: once more, then all."""
-        wide = _WIDER * (k + 1 + _SPARE)
-        return wide if take < wide else len(self._support.points)
+    def _plan(self, count: int, take: int) -> tuple[int, int]:
+        """How many of ``count`` queries are searched at a time, and in how many shares of points.
+
+        Both together keep every core busy, as far as there is enough to do.
+        """
+        most = max(1, _CANDIDATES // take)
+        groups = 1 if self._gpu else max(1, min(threads.COUNT, -(-count // _FEW)))
+        if not self._gpu:
+            turns = -(-count // (groups * min(_QUERIES, most)))
+            most = max(1, -(-count // (groups * max(1, turns))))
+        points, width = self._support.points.shape
+        worth: int = min(threads.COUNT // groups, points * width // _LEAST, points // (4 * take))
+        return most, max(1, worth)
+
+    def _search(
+        self, queries: Vectors, k: int, take: int, own: Rows | None, shares: int
+    ) -> tuple[Neighbours, NDArray[np.bool_]]:
+        """The best ``k`` of the first ``take`` or, where that is in doubt, of more; and which are
+        sure.
+        """
+        found, sure = self._candidates(queries, k, take, own, shares)
+        unsure = np.flatnonzero(~sure)
+        if len(unsure) and _WIDER * take < len(self._support.points):
+            mine = None if own is None else own[unsure]
+            better, sure[unsure] = self._candidates(queries[unsure], k, _WIDER * take, mine, shares)
+            found.rows[unsure], found.similarities[unsure] = better.rows, better.similarities
+        return found, sure
 
     def _candidates(
         self, queries: Vectors, k: int, take: int, own: Rows | None, shares: int
     ) -> tuple[Neighbours, NDArray[np.bool_]]:
         """The best ``k`` of the first ``take``, and for which queries none can be missing."""
         rows, least = self._propose(queries, take, shares)
-        missing = rows < 0  # nothing orders what overflows float32
-        rows[missing] = 0
+        rows[rows < 0] = 0
         exact = self._compare(queries, rows)
         if own is not None:
             exact[rows == own[:, None]] = -np.inf
         found = rank(rows, exact, k)
-        sure = self._margin(queries, found.similarities[:, -1], least)
-        return found, sure & ~missing.any(axis=1)
+        return found, self._margin(queries, found.similarities[:, -1], least)
 
     def _compare(self, queries: Vectors, rows: Rows) -> NDArray[np.float32]:
         """The similarities of queries, float32 (Q, D), and their candidates, int64 (Q, M)."""
-        support = self._support
+        support, pairs = self._support, max(1, _AT_ONCE // queries.shape[1])
         exact = np.empty(rows.shape, np.float32)
-        step = max(1, _AT_ONCE // (rows.shape[1] * queries.shape[1]))
+        step, width = max(1, pairs // rows.shape[1]), min(pairs, rows.shape[1])
         for first in range(0, len(queries), step):
-            part = slice(first, first + step)
-            exact[part] = similarity(
-                queries[part, None], support.points[rows[part]], support.distance
-            )
+            for start in range(0, rows.shape[1], width):
+                part = slice(first, first + step), slice(start, start + width)
+                exact[part] = similarity(
+                    queries[part[0], None], support.points[rows[part]], support.distance
+                )
         return exact
 
     def _margin(
@@ -174,44 +178,52 @@ class FlatIndex:
     def _propose(
         self, queries: Vectors, take: int, shares: int
     ) -> tuple[Rows, NDArray[np.floating]]:
-        """The first rows of each query in float32, int64 (Q, M), M at least ``take``, and the most
-        that the inner product of any other can be, (Q,). -1 stands where there are no more.
+        """The first ``take`` rows of each query in float32, int64 (Q, take), and the most that the
+        inner product of any other can be, (Q,).
 
-        The points are shared out into ``shares`` parts, of each of which ``take`` are given.
+        What overflows is not ordered: -1 stands where rows are missing, and infinity for the most.
         """
         points = self._support.points
         if self._gpu and take <= _GPU_LIMIT:
             with _GPU_TURN:
-                return self._first(queries, points, take, partial(faiss.knn_gpu, _resources()))
+                found = [self._first(queries, points, take, partial(faiss.knn_gpu, _resources()))]
+        else:
+            found = self._shared(queries, take, shares)
+        rows = np.concatenate([rows for rows, _ in found], axis=1)
+        products = np.concatenate([products for _, products in found], axis=1)
+        missing = (rows < 0).any(axis=1)
+        if len(found) > 1:
+            best = np.argpartition(-products, take - 1, axis=1)[:, :take]
+            rows = np.take_along_axis(rows, best, axis=1)
+            products = np.take_along_axis(products, best, axis=1)
+        return rows, np.where(missing, np.inf, products.min(axis=1))
+
+    def _shared(
+        self, queries: Vectors, take: int, shares: int
+    ) -> list[tuple[Rows, NDArray[np.floating]]]:
+        """The first ``take`` of each share of the points."""
+        points = self._support.points
         found: dict[int, tuple[Rows, NDArray[np.floating]]] = {}
 
         def work(number: int) -> None:
-            first = number * len(points) // shares
-            some = points[first : (number + 1) * len(points) // shares]
-            rows, least = self._first(queries, some, take, _knn)
-            found[number] = np.where(rows < 0, rows, rows + first), least
+            first, last = (end * len(points) // shares for end in (number, number + 1))
+            rows, products = self._first(queries, points[first:last], take, _knn)
+            found[number] = np.where(rows < 0, rows, rows + first), products
 
         threads.each(work, range(shares))
-        rows, least = zip(*(found[number] for number in range(shares)), strict=True)
-        return np.concatenate(rows, axis=1), np.max(least, axis=0)
-
-    def _shares(self, take: int) -> int:
-        """Into how many parts the points are shared out for few queries."""
-        count, width = self._support.points.shape
-        most: int = min(threads.COUNT, count * width // _LEAST, count // (4 * take))
-        return max(1, most)
+        return [found[number] for number in range(shares)]
 
     def _first(
         self, queries: Vectors, points: Vectors, take: int, knn: Callable[..., Any]
     ) -> tuple[Rows, NDArray[np.floating]]:
-        """The first ``take`` rows of some points, and the inner product of the last of them."""
+        """The first ``take`` rows of some points, and their inner products."""
         cosine = self._support.distance is Distance.COSINE
         metric = faiss.METRIC_INNER_PRODUCT if cosine else faiss.METRIC_L2
         found, rows = knn(queries, points, take, metric=metric)
-        if cosine:
-            return rows.astype(np.int64), found.min(axis=1)
-        squares = np.einsum("qd,qd->q", queries, queries, dtype=np.float64)
-        return rows.astype(np.int64), (squares - found.max(axis=1)) / 2
+        if not cosine:
+            squares = np.einsum("qd,qd->q", queries, queries, dtype=np.float64)
+            found = (squares[:, None] - found) / 2
+        return rows.astype(np.int64), found
 
 
 def _knn(*arguments: Any, **options: Any) -> Any:

@@ -8,8 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import secrets
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -22,8 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from embedder.errors import EvaluationError, FingerprintError, StoreError
+from embedder.files import write_whole
 from embedder.fingerprint import Fingerprint
-from embedder.store import Cell, store_errors, sync_folder
+from embedder.store import Cell, store_errors
 from embedder.types import Labels, Scores, Task, Vectors
 from index.points import CHUNK
 
@@ -214,17 +213,7 @@ def write(root: Path, head: Head) -> Path:
     )
     with store_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
-        # Not by tempfile: its files are their owner's alone, and others may serve these.
-        new = place.with_name(f"{place.name}.{secrets.token_hex(8)}.new")
-        try:
-            with new.open("xb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(new, place)
-        finally:
-            new.unlink(missing_ok=True)
-        sync_folder(place.parent)
+        write_whole(place, data)
     return place
 
 

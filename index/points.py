@@ -18,7 +18,10 @@ from embedder.types import Distance, Rows, Vectors
 from index.threads import each
 
 CHUNK = 4096
-"""Rows that a thread takes at a time."""
+"""Rows that are taken at a time, at most."""
+
+_MAPPED = 2**23
+"""Numbers that a thread reads of a mapped file before it lets go of them, at most."""
 
 _AT_ONCE = 2**18
 """Numbers that are taken to float64 at a time."""
@@ -34,7 +37,7 @@ def ready(vectors: Vectors, distance: Distance, name: str, rows: Rows | None = N
 
     def keep(place: slice, wide: NDArray[np.float64], norms: NDArray[np.float64]) -> None:
         if distance is Distance.COSINE:
-            wide *= (1 / norms)[:, None]  # dividing takes half as long again, and rounds alike
+            wide *= (1 / norms)[:, None]  # faster than to divide, and as right to a last place
         points[place] = wide
 
     _walk(vectors, distance, name, rows, keep)
@@ -44,13 +47,18 @@ def ready(vectors: Vectors, distance: Distance, name: str, rows: Rows | None = N
 def check(vectors: Vectors, distance: Distance, name: str, rows: Rows | None = None) -> None:
     """Raise ZeroVectorError naming a row of zeros, SearchError one that is not finite.
 
-    ``vectors`` are float32 or float16 (N, D), of which some ``rows``, int64, ascending, are
-    meant; all by default. ``name`` is what they are called: ``dataset/split``.
+    ``vectors`` are float32 or float16 (N, D), of which some ``rows``, int64, are meant; all by
+    default. ``name`` is what they are called: ``dataset/split``.
     """
     _walk(vectors, distance, name, rows, lambda *_: None)
 
 
-def pick(vectors: Vectors, rows: Rows) -> Vectors:
+def is_all(rows: Rows, count: int) -> bool:
+    """Whether these are all of ``count`` rows, in order."""
+    return len(rows) == count and bool((rows == np.arange(count)).all())
+
+
+def gather(vectors: Vectors, rows: Rows) -> Vectors:
     """Some rows, float32 (N, D); of a mapped file few pages are in the process at a time."""
     found = np.empty((len(rows), vectors.shape[1]), np.float32)
     for first in range(0, len(rows), _FEW):
@@ -64,13 +72,14 @@ _Use = Callable[[slice, NDArray[np.float64], NDArray[np.float64]], None]
 
 
 def _walk(vectors: Vectors, distance: Distance, name: str, rows: Rows | None, use: _Use) -> None:
-    if rows is not None and len(rows) == len(vectors):
+    if rows is not None and is_all(rows, len(vectors)):
         rows = None
     count, width = len(vectors) if rows is None else len(rows), vectors.shape[1]
-    step = max(1, _AT_ONCE // max(1, width))
+    step, chunk = (max(1, numbers // max(1, width)) for numbers in (_AT_ONCE, _MAPPED))
+    chunk = min(chunk, CHUNK)
 
     def walk(start: int) -> None:
-        end = min(start + CHUNK, count)
+        end = min(start + chunk, count)
         space = np.empty((min(step, end - start), width))
         for first in range(start, end, step):
             place = slice(first, min(first + step, end))
@@ -79,7 +88,7 @@ def _walk(vectors: Vectors, distance: Distance, name: str, rows: Rows | None, us
             use(place, wide, _norms(wide, distance, name, rows, first))
         _let_go(vectors)
 
-    each(walk, range(0, count, CHUNK))
+    each(walk, range(0, count, chunk))
 
 
 def _norms(
@@ -107,5 +116,7 @@ def _number(rows: Rows | None, place: int) -> int:
 
 def _let_go(vectors: Vectors) -> None:
     """What was read of a mapped file stays in the system's cache, and leaves this process."""
+    if not (isinstance(vectors, np.memmap) and vectors.mode == "r"):
+        return
     if isinstance(vectors.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         vectors.base.madvise(mmap.MADV_DONTNEED)

@@ -65,8 +65,7 @@ class SupportSet:
     def of(
         cls, vectors: Vectors, distance: Distance, name: str, rows: Rows | None = None
     ) -> SupportSet:
-        """Over ``vectors``, float32 or float16 (N, D), or some ``rows`` of them, int64,
-        ascending.
+        """Over ``vectors``, float32 or float16 (N, D), or some ``rows`` of them, int64.
 
         ``name`` is what they are called in an error: ``dataset/split``.
         """

@@ -19,7 +19,7 @@ from embedder.store import Cell
 from embedder.types import Distance, Labels, Rows, Split, Vectors, case_id
 from index.build import Kind, build
 from index.live import LiveIndex, Part
-from index.points import pick
+from index.points import gather
 from index.search import SupportSet
 from service.errors import BadRequestError, NotFoundError
 from service.familiarity import Familiarity
@@ -243,7 +243,7 @@ class Collection:
         def vectors(rows: Rows) -> Vectors:
             found = np.empty((len(rows), stored.shape[1]), np.float32)
             late = rows >= self.base
-            found[~late] = pick(stored, rows[~late])
+            found[~late] = gather(stored, rows[~late])
             for place in np.flatnonzero(late):
                 found[place] = added[int(rows[place]) - self.base]
             return found

@@ -23,7 +23,7 @@ ALLOWED = {
 
 ORDER = (
     {"errors", "types"},
-    {"registry", "seekable", "pictures"},
+    {"registry", "seekable", "pictures", "files"},
     {"datasets", "backbones"},
     {"console", "prefetch", "download", "npz", "folder", "phantom", "hog", "preprocess", "recipe",
      "fingerprint", "window"},

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import gpu, knn, material, precision, probe, reading
+from benchmarks import gpu, knn, material, precision, probe, reach, reading
 from benchmarks.__main__ import main
 from benchmarks.machine import facts
 from benchmarks.plan import Plan
@@ -44,6 +44,16 @@ def test_the_device_of_a_gpu_row_may_be_the_cpu(tmp_path: Path) -> None:
     asked = (Plan(rounds=1), name, SMALL, Precision.FP32, images)
     assert gpu.embed(*asked, "cpu").ratio is not None
     assert gpu.embed(*asked, None).detail == "no CUDA device"
+
+
+def test_windows_are_timed_against_the_whole_canvas(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reach, "SHAPE", reach.Shape(2))
+    (row,) = reach.measure(plan_of("reach-resnet18-28"), tmp_path)
+    assert row.name == "reach-resnet18-28"
+    assert row.ratio is not None
+    assert "relative error at most" in row.detail
 
 
 def test_search_reading_and_probe_check_what_they_time(

@@ -22,6 +22,11 @@ EXPECTED = {
     "embed-vit-28-script": ("at least", 1.0),
     "embed-vit-224-bare": ("at least", 0.95),
     "embed-vit-224-script": ("at least", 1.0),
+    **{
+        f"reach-{model}-{size}": ("at least", 1.0)
+        for model in ("vgg16", "alexnet", "resnet18", "densenet121", "efficientnet_b4")
+        for size in (28, 64, 128)
+    },
     "precision-resnet18": ("at least", None),
     "precision-vit": ("at least", None),
     "knn-organa-512": ("at most", 1.25),

@@ -301,6 +301,22 @@ def test_a_vision_transformer_has_nothing_to_leave_out() -> None:
         assert not reach.pays(planes)
 
 
+def test_a_shortage_of_memory_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = disturb(build(Recipe(BACKBONES["resnet18"], Weights(random_seed=0))))
+    reach = Reach(Features(module, POOLED))
+    planes = torch.zeros(1, 3, 28, 28)
+
+    def fail(_: torch.Tensor) -> tuple[torch.Tensor, float]:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reach, "windowed", fail)
+        with pytest.raises(RuntimeError, match="allocate"):
+            reach(planes)
+    with torch.inference_mode():
+        assert reach.pays(planes)
+
+
 def test_backgrounds_take_little_memory_whatever_the_sizes() -> None:
     module = disturb(build(Recipe(BACKBONES["resnet18"], Weights(random_seed=0))))
     reach = Reach(Features(module, POOLED))

@@ -244,6 +244,12 @@ def test_what_is_drawn_is_random_but_fixed(cell: Cell, again: Replays, tmp_path:
     assert chosen(first) == chosen(second)
     every = cases_gallery(voted, source, count=100)
     assert every is not None
+    pictures: list[Pixels] = []
+    for _, row in chosen(every):
+        near = nearest(cell, row, 5, Distance.COSINE)
+        pictures += [source.pick(Split.TEST, [row])[0, ..., 0]]
+        pictures += list(source.pick(Split.TRAIN, near)[..., 0])
+    assert same(images(every), pictures)
     right = [row for good, row in chosen(every) if good]
     correct = np.flatnonzero(voted.scores.argmax(axis=1) == voted.labels[:, 0])
     assert right == correct.tolist()

@@ -51,7 +51,7 @@ def test_the_added_are_ranked_among_the_rest() -> None:
 
 
 def test_rows_keep_their_numbers() -> None:
-    index = live(BASE[[1, 4]], np.array([1, 4]))
+    index = live(BASE, np.array([1, 4]))
     assert index.search(QUERY, 2).rows.tolist() == [[4, 1]]
     assert index.without([4]).search(QUERY, 1).rows.tolist() == [[1]]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from embedder.errors import SearchError, ZeroVectorError
 from embedder.types import Distance
-from index.points import CHUNK, check, pick, ready
+from index.points import CHUNK, check, gather, is_all, ready
 
 COSINE, EUCLIDEAN = Distance.COSINE, Distance.EUCLIDEAN
 COUNT = 2 * CHUNK + 5
@@ -45,6 +45,14 @@ def test_every_row_as_a_numpy_line_has_it(
     assert found.flags["C_CONTIGUOUS"]
     np.testing.assert_array_max_ulp(found, expected)
     np.testing.assert_array_equal(ready(vectors, EUCLIDEAN, "toy", rows), some)
+
+
+def test_as_many_rows_as_there_are_may_stand_in_another_order() -> None:
+    vectors = np.array([[3, 0], [0, 1]], np.float32)
+    assert ready(vectors, EUCLIDEAN, "toy", np.array([1, 0])).tolist() == [[0, 1], [3, 0]]
+    assert is_all(np.arange(2), 2)
+    assert not is_all(np.array([1, 0]), 2)
+    assert not is_all(np.arange(2), 3)
 
 
 def test_the_smallest_number_is_no_zero() -> None:
@@ -107,17 +115,17 @@ def test_a_mapped_file_does_not_stay_in_the_process(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mapped, vectors)
     assert resident(path) > vectors.nbytes // 2
     rows = np.arange(0, COUNT, 9)
-    np.testing.assert_array_equal(pick(mapped, rows), vectors[rows])
+    np.testing.assert_array_equal(gather(mapped, rows), vectors[rows])
     assert resident(path) < vectors.nbytes // 4
 
 
 def test_some_rows() -> None:
     vectors = np.arange(200, dtype=np.float16).reshape(100, 2)
-    found = pick(vectors, np.array([99, 0, 7, *range(40)]))
+    found = gather(vectors, np.array([99, 0, 7, *range(40)]))
     assert found.dtype == np.float32
     assert found[:3].tolist() == [[198, 199], [0, 1], [14, 15]]
     assert found[3:].tolist() == vectors[:40].tolist()
-    assert pick(vectors, np.empty(0, np.int64)).shape == (0, 2)
+    assert gather(vectors, np.empty(0, np.int64)).shape == (0, 2)
 
 
 def resident(path: Path) -> int:

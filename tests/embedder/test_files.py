@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from evaluate.files import write_whole
+from embedder.files import write_whole
 
 
 def test_a_file_is_put_in_place_when_it_is_on_the_disk(

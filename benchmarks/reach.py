@@ -1,0 +1,56 @@
+"""Convolutional backbones by windows, as ``embed`` has them, against the whole canvas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks import material
+from benchmarks.plan import Plan
+from benchmarks.results import Result, compare
+from benchmarks.rounds import check_equal, interleave, timed, typical
+from embedder.backbones import Backbone
+from embedder.loading import load
+
+MODELS = ("vgg16", "alexnet", "resnet18", "densenet121", "efficientnet_b4")
+SIZES = (28, 64, 128)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Images that are embedded, all at a time."""
+
+    count: int
+
+
+SHAPE = Shape(16)
+FULL = Shape(64)
+
+
+def measure(plan: Plan, folder: Path) -> Iterator[Result]:
+    for model in MODELS:
+        wanted = [size for size in SIZES if plan.wants(f"reach-{model}-{size}")]
+        if wanted:
+            recipe = material.recipe(model)
+            windows, plain = load(recipe, "cpu"), load(recipe, "cpu", plain=True)
+            for size in wanted:
+                yield _measure(plan, model, size, windows.backbone, plain.backbone)
+
+
+def _measure(plan: Plan, model: str, size: int, windows: Backbone, plain: Backbone) -> Result:
+    count = (FULL if plan.full else SHAPE).count
+    pixels = material.tiles(size, count)
+    found, expected = windows.embed(pixels), plain.embed(pixels)
+    check_equal(found, expected, 1e-5, f"{model}, {size} px, windows and the whole canvas")
+    errors = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
+    sides = [timed(lambda: plain.embed(pixels)), timed(lambda: windows.embed(pixels))]
+    spent = interleave(sides, plan.rounds)
+    rates = [count / typical(side) for side in spent]
+    detail = (
+        f"images/s: plain {rates[0]:.1f}, windows {rates[1]:.1f}; "
+        f"relative error at most {errors.max():.0e}"
+    )
+    return compare(f"reach-{model}-{size}", f"{count} colour images at a time", spent, detail)
