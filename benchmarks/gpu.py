@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import torch
@@ -50,8 +53,36 @@ def embed(
     check_equal(sides[0].vectors(), sides[1].vectors(), tolerance, name)
     ours, theirs = interleave(sides, plan.rounds)
     rates = [images.total / typical(side) for side in (ours, theirs)]
-    detail = f"images/s: embed {rates[0]:.0f}, bare {rates[1]:.0f}"
+    detail = f"images/s: embed {rates[0]:.0f}, bare {rates[1]:.0f}; {told(busy(sides[0]))}"
     return compare(name, images.describe(), (theirs, ours), detail)
+
+
+def busy(action: Callable[[], object]) -> list[float]:
+    """Percentages of time in which the first GPU computes, ten a second while the action runs.
+
+    None of them where there is no ``nvidia-smi``.
+    """
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return []
+    words = ["--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "--id=0"]
+    sampler = subprocess.Popen(
+        [command, *words, "--loop-ms=100"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True,
+    )  # fmt: skip
+    try:
+        action()
+    finally:
+        sampler.terminate()
+        lines = sampler.communicate()[0].splitlines()
+    return [float(line) for line in lines if line.strip().isdecimal()]
+
+
+def told(shares: list[float]) -> str:
+    if not shares:
+        return "how busy the GPU is, nvidia-smi does not tell"
+    share = fmean(shares)
+    return f"embed has the GPU busy for {share:.0f} % of its time, and wait for {100 - share:.0f} %"
 
 
 def _knn(plan: Plan) -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,6 +45,26 @@ def test_the_device_of_a_gpu_row_may_be_the_cpu(tmp_path: Path) -> None:
     asked = (Plan(rounds=1), name, SMALL, Precision.FP32, images)
     assert gpu.embed(*asked, "cpu").ratio is not None
     assert gpu.embed(*asked, None).detail == "no CUDA device"
+
+
+def test_how_busy_the_gpu_is_comes_from_nvidia_smi(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    sampler = tmp_path / "nvidia-smi"
+    sampler.write_text("#!/bin/sh\necho 40\necho '[N/A]'\necho 80\n: >\"$0.told\"\nexec sleep 60\n")
+    sampler.chmod(0o755)
+
+    def wait() -> None:
+        end = time.monotonic() + 20
+        while not sampler.with_name("nvidia-smi.told").exists() and time.monotonic() < end:
+            time.sleep(0.01)
+
+    assert gpu.busy(wait) == [40, 80]
+    assert gpu.told([40, 80]) == "embed has the GPU busy for 60 % of its time, and wait for 40 %"
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    assert gpu.busy(lambda: None) == []
+    assert gpu.told([]) == "how busy the GPU is, nvidia-smi does not tell"
 
 
 def test_windows_are_timed_against_the_whole_canvas(
