@@ -1,11 +1,15 @@
-"""A small cell to write and read: its header, labels and vectors."""
+"""A small cell to write and read: its header, labels and vectors; and a small disk for it."""
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from embedder.datasets import Dataset
 from embedder.fingerprint import Fingerprint
@@ -55,3 +59,20 @@ def store_cell(root: Path, dataset: Dataset, width: int, seed: int, backbone: st
             writer.append(split, 0, rows)
         writer.finish()
     return store.read(path)
+
+
+@contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own of so many bytes; skips the test where none can be mounted."""
+    folder.mkdir()
+    asked = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(asked, capture_output=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("no mount command")
+    if done.returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

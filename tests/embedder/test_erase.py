@@ -25,7 +25,7 @@ from embedder.errors import CellBusyError, DamagedCellError, StoreError, StoreFu
 from embedder.store import Cell, Header, Store, read_cell
 from embedder.types import Split, Vectors
 from embedder.writer import CellWriter
-from tests.embedder.cells import COUNTS, header, labels, vectors
+from tests.embedder.cells import COUNTS, header, labels, small_disk, vectors
 
 ROOT = Path(__file__).parents[2]
 
@@ -281,16 +281,7 @@ def test_without_room_for_a_second_file_the_first_one_stays(store: Store, room: 
 
 
 def test_a_full_file_system_leaves_the_old_file_whole(tmp_path: Path) -> None:
-    mount = tmp_path / "small"
-    mount.mkdir()
-    asked = ["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", str(mount)]
-    try:
-        done = subprocess.run(asked, capture_output=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("no mount command")
-    if done.returncode:
-        pytest.skip("a tmpfs cannot be mounted here")
-    try:
+    with small_disk(tmp_path / "small", "24k") as mount:
         path = write(Store(mount))
         before = path.read_bytes()
         ballast = mount / "ballast"
@@ -301,8 +292,6 @@ def test_a_full_file_system_leaves_the_old_file_whole(tmp_path: Path) -> None:
         assert names(path) == ["fake.h5"]
         ballast.unlink()
         assert erase(Store(mount), path, {Split.TRAIN: [1]}) == 1
-    finally:
-        subprocess.run(["umount", str(mount)], check=True)
 
 
 # Kills, company, and size

@@ -27,7 +27,7 @@ from embedder.errors import (
 from embedder.store import read_cell
 from embedder.types import Split, Task
 from embedder.writer import CellWriter, rows_done
-from tests.embedder.cells import COUNTS, header, labels, vectors
+from tests.embedder.cells import COUNTS, header, labels, small_disk, vectors
 
 CHILD = Path(__file__).with_name("slow_writer.py")
 
@@ -290,16 +290,7 @@ def test_a_disk_that_fills_midway_keeps_the_last_good_state(path: Path, tmp_path
 
 
 def test_a_full_file_system_is_a_clear_error(tmp_path: Path) -> None:
-    mount = tmp_path / "small"
-    mount.mkdir()
-    asked = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(mount)]
-    try:
-        done = subprocess.run(asked, capture_output=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("no mount command")
-    if done.returncode:
-        pytest.skip("a tmpfs cannot be mounted here")
-    try:
+    with small_disk(tmp_path / "small", "16k") as mount:
         path = mount / "tiny" / "28" / "fake.h5"
         ballast = mount / "ballast"
         ballast.write_bytes(bytes(8192))
@@ -308,8 +299,6 @@ def test_a_full_file_system_is_a_clear_error(tmp_path: Path) -> None:
         assert not path.with_name("fake.h5.partial").exists()
         ballast.unlink()
         write_whole(path)
-    finally:
-        subprocess.run(["umount", str(mount)], check=True)
 
 
 def test_a_store_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
