@@ -6,16 +6,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from sklearn.neighbors import KNeighborsClassifier
 
 from embedder.erase import erase
 from embedder.errors import EvaluationError, UsageError
 from embedder.store import Cell, Store, read_cell
-from embedder.types import Distance, Rows, Split, Task
-from evaluate import knn
-from evaluate.knn import Protocol, find_neighbours, pick
+from embedder.types import Distance, Rows, Split, Task, Vectors
+from evaluate.knn import Protocol, find_neighbours
 from evaluate.shots import Draw, evaluate_shots, order
+from index.search import SupportSet
 from index.vote import DistanceVote
 from tests.evaluate.conftest import CellMaker
 
@@ -220,16 +219,19 @@ def test_only_what_is_drawn_is_copied(
     make_cell: CellMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cell = labelled(make_cell, TEN * 20)
-    picked: list[int] = []
+    kept: list[int] = []
+    usual = SupportSet.of
 
-    def watched(array: NDArray[np.generic], rows: Rows) -> NDArray[np.generic]:
-        if array.shape == (200, 2):
-            picked.append(len(rows))
-        return pick(array, rows)
+    def watched(
+        vectors: Vectors, distance: Distance, name: str, rows: Rows | None = None
+    ) -> SupportSet:
+        made = usual(vectors, distance, name, rows)
+        kept.append(len(made.points))
+        return made
 
-    monkeypatch.setattr(knn, "pick", watched)
+    monkeypatch.setattr(SupportSet, "of", watched)
     evaluate_shots(cell, Protocol(), (2,), 3)
-    assert picked == [6, 6, 6]
+    assert kept == [6, 6, 6]
 
 
 def test_queries_are_not_from_train(make_cell: CellMaker) -> None:
