@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.targets import PATHS
 from embedder import console
 from embedder.errors import CasebookError, UsageError
 
@@ -32,7 +33,10 @@ def build_parser() -> console.Parser:
     )
     parser.add_argument("--full", action="store_true", help="the whole shapes; takes hours")
     console.add_list(
-        parser, "--only", "NAME", "these paths or rows; the table is printed, not written"
+        parser,
+        "--only",
+        "NAME",
+        f"these rows, or paths: {', '.join(PATHS)}; the table is printed, not written",
     )
     parser.add_argument("--rounds", metavar="N", default="5", help="of each side (default 5)")
     output = parser.add_mutually_exclusive_group()
@@ -58,6 +62,8 @@ def _handle(options: argparse.Namespace) -> int:
         raise UsageError("--rounds takes one number")
     plan = Plan(options.full, rounds[0], frozenset(console.words(options.only)))
     committed = ROOT / "benchmarks" / ("results-full.json" if plan.full else "results.json")
+    if options.json and (options.json.is_dir() or not options.json.parent.is_dir()):
+        raise UsageError(f"{options.json} cannot be written; give --json a file in a folder")
     before = read(committed) if options.check else None
     findings = Findings(plan.mode, facts(), rounded(run(plan)))
     print(table(findings), end="")
@@ -68,6 +74,8 @@ def _handle(options: argparse.Namespace) -> int:
     elif not plan.only and plan.rounds >= ROUNDS:
         write(findings, committed)
         write_table(PAGE, findings)
+    else:
+        print(f"nothing is written but by all rows and at least {ROUNDS} rounds, or --json")
     return 0
 
 

@@ -21,12 +21,24 @@ def table(findings: Findings) -> str:
     facts = "; ".join(f"{name} {value}" for name, value in findings.machine.items())
     lines = [_line(result, BY_NAME[result.name]) for result in findings.results if result.ratio]
     others = [result for result in findings.results if result.ratio is None]
-    text = f"{facts}.\n\n{HEAD}{''.join(lines)}"
+    text = f"{facts}.\n\n{_summary(findings)}\n\n{HEAD}{''.join(lines)}"
     reasons = dict.fromkeys(result.detail for result in others)
     for reason in reasons:
         names = ", ".join(f"`{result.name}`" for result in others if result.detail == reason)
         text += f"\nNot measured: {names}: {reason}.\n"
     return text
+
+
+def _summary(findings: Findings) -> str:
+    """How many targets are met, and which are not."""
+    judged = [
+        (result.name, target.meets(result.ratio.median))
+        for result in findings.results
+        if result.ratio and (target := BY_NAME[result.name]).target is not None
+    ]
+    missed = ", ".join(f"`{name}`" for name, met in judged if not met)
+    met = sum(met for _, met in judged)
+    return f"{met} of {len(judged)} targets are met; missed: {missed or 'none'}."
 
 
 def write_between(text: str, mode: str, new: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.results import Result
-from benchmarks.targets import BY_NAME, TARGETS
+from benchmarks.targets import BY_NAME, PATHS, TARGETS
 from embedder.errors import EvaluationError
 from embedder.registry import find
 
@@ -50,8 +50,6 @@ class Plan:
 
 Measure = Callable[[Plan, Path], Iterator[Result]]
 """Gives the rows of one path that a plan wants; what it writes lies below the folder."""
-
-PATHS = tuple(dict.fromkeys(row.path for row in TARGETS))
 
 
 def run(plan: Plan) -> tuple[Result, ...]:

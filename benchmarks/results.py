@@ -81,7 +81,9 @@ def read(path: Path) -> Findings:
         results = tuple(_result(row) for row in record["results"])
         return Findings(str(record["mode"]), dict(record["machine"]), results)
     except FileNotFoundError as error:
-        raise EvaluationError(f"no results at {path}; run python -m benchmarks first") from error
+        raise EvaluationError(
+            f"no results at {path}; without --check they are measured and written"
+        ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise EvaluationError(
             f"{path} holds no results of the benchmarks; measure again"

@@ -179,4 +179,6 @@ TARGETS: tuple[Target, ...] = (
     ),
 )  # fmt: skip
 
+PATHS = tuple(dict.fromkeys(row.path for row in TARGETS))
+
 BY_NAME = by_name(TARGETS)

@@ -70,7 +70,8 @@ def build_parser() -> console.Parser:
     running.add_argument(
         "--plain",
         action="store_true",
-        help="compute all of the 224 px canvas, also what no pixel of a smaller image can reach",
+        help="convolutional backbones compute all of the 224 px canvas, also what no pixel of a "
+        "smaller image can reach; slower, and the same but for the last bits",
     )
     running.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     return parser
@@ -112,6 +113,8 @@ def _recipes(models: list[str], options: argparse.Namespace) -> list[Recipe]:
             rows.append(describe(name))
         else:
             rows.append(backbones.BACKBONES[name])
+    if options.plain and all(row.library == "scikit-image" for row in rows):
+        raise UsageError("hog is no network and has no canvas; drop --plain")
     return [
         Recipe(row, weights, Precision(options.precision), Storage(options.storage))
         for row in rows

@@ -28,7 +28,7 @@ def resolve(kind: Kind) -> Kind:
         return kind
     if importlib.util.find_spec("faiss") is None:
         raise SearchError(
-            'FAISS is not installed; pip install "casebook[cpu]" or "casebook[gpu]", '
+            "FAISS is not installed; pip install faiss-cpu, or faiss-gpu-cu12 for a GPU, "
             "or use --index reference"
         )
     import faiss
@@ -36,8 +36,8 @@ def resolve(kind: Kind) -> Kind:
     gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
     if kind is Kind.GPU and not gpus:
         raise SearchError(
-            'no GPU for FAISS; pip install "casebook[gpu]" on a machine with one, or use '
-            "--index faiss"
+            "no GPU for FAISS; on a machine with one pip install faiss-gpu-cu12 in place of "
+            "faiss-cpu, or use --index faiss"
         )
     return Kind.GPU if gpus and kind is not Kind.CPU else Kind.CPU
 

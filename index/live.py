@@ -99,7 +99,9 @@ class LiveIndex:
         """As SearchIndex has it; rows are the numbers that each case has kept."""
         left = len(self) - (own is not None)
         if not 1 <= k <= left:
-            raise SearchError(f"k = {k}, but {self.name} has {left} cases to offer; use 1..{left}")
+            raise SearchError(
+                f"k = {k}, but {self.name} has {left} cases to offer; use 1 to {left}"
+            )
         parts = ((self.base, self.erased), (self.added, _NONE))
         found = [part.search(queries, k, gone, own) for part, gone in parts if part is not None]
         rows = np.concatenate([part.rows for part in found], axis=1)

@@ -81,7 +81,7 @@ class SupportSet:
         left = count - (own is not None)
         if not 1 <= k <= left:
             raise SearchError(
-                f"k = {k}, but {self.name} has {left} cases to offer; use --k 1..{left}"
+                f"k = {k}, but {self.name} has {left} cases to offer; use a --k from 1 to {left}"
             )
         return ready(vectors, self.distance, "queries")
 

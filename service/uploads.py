@@ -110,7 +110,7 @@ def _kind(block: bytes) -> str:
 def _decode_dicom(block: bytes, limits: Limits) -> Image.Image:
     if find_spec("pydicom") is None:
         raise UnsupportedTypeError(
-            'DICOM is not read here; send a PNG, or pip install "casebook[dicom]" and restart'
+            "DICOM is not read here; send a PNG, or pip install pydicom and restart"
         )
     from service import dicom
 

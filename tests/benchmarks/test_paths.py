@@ -134,3 +134,11 @@ def test_the_command_measures_writes_and_compares(
         told = capsys.readouterr()
         assert ("worse: probe: " in told.err) == bool(status)
     assert main(["--only", "nothing"]) == 2
+
+
+@pytest.mark.parametrize("name", ["missing/x.json", "."])
+def test_where_nothing_can_be_written_nothing_is_measured(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--json", str(tmp_path / name), "--only", "start-help"]) == 2
+    assert "cannot be written; give --json a file in a folder" in capsys.readouterr().err

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.plan import PATHS, Plan
-from benchmarks.targets import BY_NAME, TARGETS, Bound, Unit
+from benchmarks.plan import Plan
+from benchmarks.targets import BY_NAME, PATHS, TARGETS, Bound, Unit
 from embedder.errors import UnknownNameError
 from embedder.registry import by_name
 

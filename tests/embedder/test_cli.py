@@ -215,3 +215,8 @@ def test_a_blank_image_is_embedded_and_refused_only_by_the_cosine(
 )
 def test_sizes_are_read_at_a_glance(count: float, text: str) -> None:
     assert size_text(count) == text
+
+
+def test_plain_is_refused_where_there_is_no_canvas(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model", "hog", "--dataset", "phantom-cells", "--plain", "--dry-run"]) == 2
+    assert "hog is no network and has no canvas; drop --plain" in capsys.readouterr().err

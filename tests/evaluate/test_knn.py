@@ -186,9 +186,9 @@ def test_a_zero_query_is_named(make_cell: CellMaker, rows: list[int] | None) -> 
 
 def test_more_neighbours_than_cases(make_cell: CellMaker) -> None:
     cell = make_cell(*THREE, *QUERIES)
-    with pytest.raises(SearchError, match=r"k = 4, but toy/train has 3 .* use --k 1..3"):
+    with pytest.raises(SearchError, match=r"k = 4, but toy/train has 3 .* use a --k from 1 to 3"):
         evaluate(cell, Protocol((1, 4)))
-    with pytest.raises(SearchError, match=r"k = 3, but toy/train has 2 .* use --k 1..2"):
+    with pytest.raises(SearchError, match=r"k = 3, but toy/train has 2 .* use a --k from 1 to 2"):
         evaluate(cell, Protocol((3,), split=Split.TRAIN))
 
 

@@ -251,7 +251,7 @@ def test_wrong_use(store: Store, capsys: Capture, arguments: tuple[str, ...], me
 @pytest.mark.usefixtures("cell")
 def test_more_neighbours_than_cases(store: Store, capsys: Capture) -> None:
     assert ask(store) == 1
-    assert "k = 11, but toy/train has 4 cases to offer; use --k 1..4" in failure(capsys)
+    assert "k = 11, but toy/train has 4 cases to offer; use a --k from 1 to 4" in failure(capsys)
 
 
 def test_several_cells_match(store: Store, make_cell: CellMaker, capsys: Capture) -> None:

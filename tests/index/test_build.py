@@ -37,8 +37,8 @@ def test_without_faiss_says_what_to_install(kind: Kind) -> None:
         build(SUPPORT, kind)
     message = str(caught.value)
     assert "FAISS is not installed" in message
-    assert 'pip install "casebook[cpu]"' in message
-    assert "casebook[gpu]" in message
+    assert "pip install faiss-cpu" in message
+    assert "faiss-gpu-cu12" in message
     assert "--index reference" in message
     assert "\n" not in message
 
@@ -50,7 +50,7 @@ def test_the_reference_needs_no_faiss() -> None:
 
 @pytest.mark.usefixtures("no_gpu")
 def test_faiss_on_a_gpu_that_is_not_there() -> None:
-    with pytest.raises(SearchError, match=r"no GPU for FAISS; .*casebook\[gpu\].*--index faiss$"):
+    with pytest.raises(SearchError, match=r"no GPU for FAISS; .*faiss-gpu-cu12.*--index faiss$"):
         build(SUPPORT, Kind.GPU)
 
 

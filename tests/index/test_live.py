@@ -72,9 +72,9 @@ def test_only_added_cases() -> None:
 
 def test_more_than_there_are() -> None:
     index = live().without([0, 1])
-    with pytest.raises(SearchError, match=r"k = 4, but toy/train has 3 cases to offer; use 1..3"):
+    with pytest.raises(SearchError, match=r"k = 4, but toy/train has 3 cases to offer; use 1 to 3"):
         index.search(QUERY, 4)
-    with pytest.raises(SearchError, match=r"use 1..2"):
+    with pytest.raises(SearchError, match=r"use 1 to 2"):
         index.search(QUERY, 3, np.array([2]))
 
 
