@@ -45,7 +45,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", '{"schema": 1}', '{"schema": 2, "results": []}'])
 def test_another_file_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "results.json"
-    with pytest.raises(EvaluationError, match="no results at .* measured and written"):
+    with pytest.raises(EvaluationError, match=r"no results at .* measured and written"):
         read(path)
     path.write_text(text)
     with pytest.raises(EvaluationError, match="measure again"):
