@@ -35,7 +35,10 @@ def build_parser() -> console.Parser:
 
 def _handle(options: argparse.Namespace) -> int:
     settings = service_settings.from_options(options)
-    signal.signal(signal.SIGTERM, _leave)  # also as the first process of a container
+    leave = _Leave()
+    signal.signal(signal.SIGTERM, leave)  # also as the first process of a container
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, leave)
     from service.keyring import FILE, Keyring
 
     keyring = Keyring(settings.store / FILE)
@@ -53,7 +56,7 @@ def _handle(options: argparse.Namespace) -> int:
         context = load_context(settings, keyring, _report)
         try:
             set_up_logging(settings.log_level)
-            _run(create_app(context), settings, listener)
+            _run(create_app(context), settings, listener, leave)
         finally:
             context.close()
     return 0
@@ -82,7 +85,7 @@ def _listen(settings: Settings) -> socket.socket:
     return listener
 
 
-def _run(app: object, settings: Settings, listener: socket.socket) -> None:
+def _run(app: object, settings: Settings, listener: socket.socket, leave: _Leave) -> None:
     import uvicorn
 
     config = uvicorn.Config(
@@ -100,14 +103,33 @@ def _run(app: object, settings: Settings, listener: socket.socket) -> None:
     # uvicorn has handlers of its own while it runs, and raises the signal again when it has ended.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
+    leave.check()
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
     print(f"ready: http://{shown}:{port}/", flush=True)
     server.run(sockets=[listener])
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
+class _Leave:
+    """Ends the process while it loads.
+
+    What a handler raises is dropped where it happens to run within a finaliser or a callback of the
+    import system, so it is remembered too.
+    """
+
+    def __init__(self) -> None:
+        self._number: int | None = None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self._number = number
+        self.check()
+
+    def check(self) -> None:
+        """Raise what ends the process where it was asked to end."""
+        if self._number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self._number is not None:
+            raise SystemExit(128 + self._number)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import TracebackType
 from typing import IO
 
 BIN = Path(sys.executable).parent
@@ -29,11 +30,23 @@ def environment(folder: Path, **changes: str) -> dict[str, str]:
     }
 
 
+class Process(subprocess.Popen[str]):
+    """Killed where the test that waits for it fails."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, error, trace)
+
+
 def start(
     folder: Path, *words: str, errors: int | IO[str] = subprocess.PIPE, **changes: str
-) -> subprocess.Popen[str]:
+) -> Process:
     command = [str(BIN / words[0]), *words[1:]]
-    return subprocess.Popen(
+    return Process(
         command, cwd=folder, env=environment(folder, **changes), text=True,
         stdout=subprocess.PIPE, stderr=errors,
     )  # fmt: skip

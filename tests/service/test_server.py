@@ -361,6 +361,46 @@ def test_interrupted_while_it_loads(
     assert process.returncode == 128 + number
 
 
+_DEAF = """
+import os, sys
+import service.app
+from service.cli import main
+
+number, load = int(sys.argv[1]), service.app.load_context
+
+
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), number)
+        for _ in range(1000):
+            str(_)
+
+
+def deaf(*arguments):
+    Last()
+    return load(*arguments)
+
+
+service.app.load_context = deaf
+sys.exit(main(["--port", "0"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_where_python_drops_it(
+    tiny_store: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    """What is raised in a finaliser is only printed, and the process goes on."""
+    copy_of(tiny_store, tmp_path)
+    (tmp_path / "deaf.py").write_text(_DEAF)
+    with start(tmp_path, "python", str(tmp_path / "deaf.py"), str(int(number))) as process:
+        output, errors = process.communicate(timeout=60)
+    assert output == ""
+    assert "Exception ignored in" in errors
+    assert "loading hog" in errors
+    assert process.returncode == 128 + number
+
+
 def test_stopped_as_soon_as_it_is_ready(tiny_store: Path, tmp_path: Path) -> None:
     copy_of(tiny_store, tmp_path)
     for _ in range(5):
