@@ -21,6 +21,9 @@ from index.search import SupportSet
 ROWS = 165466
 _SAMPLES = 64
 
+_TRIES = 100
+"""To have the system forget a file: pages that another core has just read stay for a moment."""
+
 
 def measure(plan: Plan, folder: Path) -> Iterator[Result]:
     recipe = material.recipe("vit")
@@ -58,10 +61,6 @@ def plain(cell: Cell) -> Vectors:
     extent = cell.extents[Split.TRAIN]
     count = extent.rows * extent.width
     return np.fromfile(cell.path, np.float32, count, offset=extent.offset)
-
-
-_TRIES = 100
-"""Of which the first is mostly enough: pages that another core has just read stay for a moment."""
 
 
 def drop(path: Path) -> bool:
