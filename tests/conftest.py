@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 
 from embedder.types import Distance, Labels, Pixels, Rows, Split, Vectors
 from index.search import Neighbours
+
+# What a script runs in its background ignores interruptions, and so does all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
