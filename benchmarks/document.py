@@ -7,21 +7,25 @@ from pathlib import Path
 
 from benchmarks.results import Findings, Result
 from benchmarks.rounds import Spread
-from benchmarks.targets import BY_NAME, Bound, Target, Unit
+from benchmarks.targets import BY_NAME, TARGETS, Bound, Target, Unit
 from embedder.errors import EvaluationError
 
-HEAD = (
-    "| row | compared | measured on | found | processor time | target |\n"
-    "|---|---|---|---|---|---|\n"
-)
+HEAD = "| row | found | processor time | target | measured on |\n|---|---|---|---|---|\n"
 
 
 def table(findings: Findings) -> str:
-    """As Markdown: the machine's facts, a line per row, and what could not be measured."""
+    """As Markdown: the machine's facts, the rows by what is compared, what was not measured."""
     facts = "; ".join(f"{name} {value}" for name, value in findings.machine.items())
-    lines = [_line(result, BY_NAME[result.name]) for result in findings.results if result.ratio]
+    text = f"{facts}.\n\n{_summary(findings)}\n"
+    for compared in dict.fromkeys(row.compared for row in TARGETS):
+        rows = [
+            _line(result, BY_NAME[result.name])
+            for result in findings.results
+            if result.ratio and BY_NAME[result.name].compared == compared
+        ]
+        if rows:
+            text += f"\n**{compared}**\n\n{HEAD}{''.join(rows)}"
     others = [result for result in findings.results if result.ratio is None]
-    text = f"{facts}.\n\n{_summary(findings)}\n\n{HEAD}{''.join(lines)}"
     reasons = dict.fromkeys(result.detail for result in others)
     for reason in reasons:
         names = ", ".join(f"`{result.name}`" for result in others if result.detail == reason)
@@ -60,13 +64,13 @@ def write_table(path: Path, findings: Findings) -> None:
 
 
 def verdict(result: Result, target: Target) -> str:
-    """``target 1.25 or less: missed``; nothing where the ratio is only shown."""
+    """``1.25 or less: missed``; ``shown`` where there is no target."""
     if target.target is None or result.ratio is None:
         return "shown"
     side = "or more" if target.bound is Bound.AT_LEAST else "or less"
     unit = " s" if target.unit is Unit.SECONDS else ""
     found = "met" if target.meets(result.ratio.median) else "missed"
-    return f"target {target.target:g}{unit} {side}: {found}"
+    return f"{target.target:g}{unit} {side}: {found}"
 
 
 def _line(result: Result, target: Target) -> str:
@@ -75,7 +79,7 @@ def _line(result: Result, target: Target) -> str:
     measured = "; ".join(filter(None, (result.shape, result.detail)))
     found = _spread(result.ratio) + (" s" if target.unit is Unit.SECONDS else "")
     cpu = _spread(result.cpu) if result.cpu else "-"
-    cells = (f"`{result.name}`", target.compared, measured, found, cpu, judged)
+    cells = (f"`{result.name}`", found, cpu, judged, measured)
     return f"| {' | '.join(cells)} |\n"
 
 

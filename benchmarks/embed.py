@@ -43,7 +43,7 @@ def _measure(plan: Plan, images: Images, model: str, wanted: list[str]) -> Itera
     for name in wanted:
         against_bare = name.endswith("bare")
         embed = Embed(images, recipe, plain=against_bare)
-        rival = bare if against_bare else Script(images, recipe, bare.features)
+        rival = bare if against_bare else Script(images, recipe)
         _check(embed, rival, name)
         ours, theirs = interleave([embed, rival], plan.rounds)
         rates = [images.total / typical(side) for side in (ours, theirs)]

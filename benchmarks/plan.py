@@ -20,7 +20,7 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class Plan:
-    """``full`` means the issue's whole shapes; ``only`` names paths or rows, none: all."""
+    """``full`` means the whole shapes; ``only`` names paths or rows, none: all."""
 
     full: bool = False
     rounds: int = ROUNDS
@@ -35,10 +35,7 @@ class Plan:
         return "full" if self.full else "default"
 
     def wants(self, name: str) -> bool:
-        row = BY_NAME[name]
-        if self.only:
-            return name in self.only or (row.path in self.only and (self.full or not row.full))
-        return self.full or not row.full
+        return not self.only or name in self.only or BY_NAME[name].path in self.only
 
     def names(self) -> list[str]:
         """The rows that are measured, in the order of the table."""

@@ -8,7 +8,7 @@ side.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,10 +101,13 @@ class Embed:
 
 
 class Bare:
-    """The network alone: batches are normalised, padded and in place before the clock starts."""
+    """The network alone, its weights in memory as ``embed`` has them: batches are normalised,
+    padded and in place before the clock starts.
+    """
 
     def __init__(self, images: Images, recipe: Recipe, device: str = "cpu") -> None:
         self.module: Any = build(recipe).requires_grad_(False).eval().to(device)
+        self.module.to(memory_format=torch.channels_last)
         self._half = recipe.precision is Precision.BF16
         self._device = device
         self._row = recipe.backbone
@@ -126,11 +129,7 @@ class Bare:
         return prepare(torch.from_numpy(pixels), row.mean, row.std).to(self._device)
 
     def features(self, batch: torch.Tensor) -> torch.Tensor:
-        """``model(x)`` without its last layer, which no embedding needs."""
-        found: torch.Tensor = self.module.forward_head(
-            self.module.forward_features(batch), pre_logits=True
-        )
-        return found
+        return _features(self.module, batch)
 
     @torch.inference_mode()
     def _forward(self, batch: torch.Tensor) -> Vectors:
@@ -140,6 +139,12 @@ class Bare:
 
     def vectors(self) -> Vectors:
         return np.concatenate(self.found)
+
+
+def _features(module: Any, batch: torch.Tensor) -> torch.Tensor:
+    """``model(x)`` without its last layer, which no embedding needs."""
+    found: torch.Tensor = module.forward_head(module.forward_features(batch), pre_logits=True)
+    return found
 
 
 class _Tiles(medmnist.BloodMNIST):  # type: ignore[misc]
@@ -156,12 +161,12 @@ class Script:
     dataset, so that workers are started once.
     """
 
-    def __init__(self, images: Images, recipe: Recipe, features: Callable[[Any], Any]) -> None:
+    def __init__(self, images: Images, recipe: Recipe) -> None:
         before = (CANVAS - images.size) // 2
         after = CANVAS - images.size - before
         row = recipe.backbone
         self._images = images
-        self._features = features
+        self._module = build(recipe).requires_grad_(False).eval()
         self._transform = transforms.Compose(
             [
                 transforms.ToTensor(),
@@ -181,7 +186,7 @@ class Script:
             loader: DataLoader[Any] = DataLoader(
                 ConcatDataset(parts), self._images.batch, num_workers=workers()
             )
-            found = [self._features(batch).numpy() for batch, _ in loader]
+            found = [_features(self._module, batch).numpy() for batch, _ in loader]
             self._found = np.concatenate(found)
             np.save(folder / "features.npy", self._found)
         return spent

@@ -45,6 +45,7 @@ class NetworkBackbone:
     ) -> None:  # fmt: skip
         choose_exact_arithmetic()
         self._features = Features(module.requires_grad_(False).eval().to(device), row.features)
+        self._features.to(memory_format=torch.channels_last)  # as the images are
         self._row = row
         self._device = torch.device(device)
         self._autocast = precision is Precision.BF16

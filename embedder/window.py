@@ -139,7 +139,12 @@ class Windowed:
         shape = (*self.window.shape[:2], rows[1] - rows[0], columns[1] - columns[0])
         tall, wide = (0, self.rows.length), (0, self.columns.length)
         beyond = _overlap(rows, tall) != rows or _overlap(columns, wide) != columns
-        found = self.window.new_full(shape, fill) if beyond else self.window.new_empty(shape)
+        found = torch.empty(
+            shape, dtype=self.window.dtype, device=self.window.device,
+            memory_format=torch.channels_last,
+        )  # fmt: skip
+        if beyond:
+            found.fill_(fill)
         outer = (_overlap(rows, tall), _overlap(columns, wide))
         inner = (_overlap(rows, self.rows.window), _overlap(columns, self.columns.window))
         for strip in _frame(outer, inner):

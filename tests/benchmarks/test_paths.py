@@ -30,7 +30,7 @@ def test_three_ways_to_embed_compute_the_same(tmp_path: Path) -> None:
     images.write()
     recipe = material.recipe(SMALL)
     embed, bare = Embed(images, recipe), Bare(images, recipe)
-    script = Script(images, recipe, bare.features)
+    script = Script(images, recipe)
     for side in (embed, bare, embed, script):
         spent = side()
         assert spent.wall > 0
@@ -123,16 +123,17 @@ def test_the_command_measures_writes_and_compares(
     assert main([*asked, "--json", str(tmp_path / "found.json")]) == 0
     (found,) = read(tmp_path / "found.json").results
     assert found.name == "probe"
-    assert "| `probe` | three times a plain" in capsys.readouterr().out
-    (tmp_path / "benchmarks").mkdir()
     assert found.ratio is not None
+    told = capsys.readouterr().out
+    assert "**three times a plain PyTorch loop of one head and seed" in told
+    assert f"| `probe` | {found.ratio.median:.2f} (" in told
+    (tmp_path / "benchmarks").mkdir()
     for share, status in ((0.01, 0), (100.0, 1)):
         ratio = replace(found.ratio, median=found.ratio.median * share)
         committed = Findings("default", {}, (replace(found, ratio=ratio),))
         write(committed, tmp_path / "benchmarks" / "results.json")
         assert main([*asked, "--check"]) == status
-        told = capsys.readouterr()
-        assert ("worse: probe: " in told.err) == bool(status)
+        assert ("worse: probe: " in capsys.readouterr().err) == bool(status)
     assert main(["--only", "nothing"]) == 2
 
 
