@@ -186,7 +186,8 @@ class Windowed:
         device = self.background.device
         down = torch.tensor(self.rows.kept(rows), device=device)
         across = torch.tensor(self.columns.kept(columns), device=device)
-        return self.background.index_select(2, down).index_select(3, across)
+        lines = self.background.permute(0, 2, 3, 1)  # so that channels stay last in memory
+        return lines.index_select(1, down).index_select(2, across).permute(0, 3, 1, 2)
 
 
 Box = tuple[Span, Span]
