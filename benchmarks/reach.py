@@ -49,8 +49,6 @@ def _measure(plan: Plan, model: str, size: int, windows: Backbone, plain: Backbo
     sides = [timed(lambda: plain.embed(pixels)), timed(lambda: windows.embed(pixels))]
     spent = interleave(sides, plan.rounds)
     rates = [count / typical(side) for side in spent]
-    detail = (
-        f"images/s: plain {rates[0]:.1f}, windows {rates[1]:.1f}; "
-        f"relative error at most {errors.max():.0e}"
-    )
+    same = "the same bits" if not errors.any() else f"relative error at most {errors.max():.0e}"
+    detail = f"images/s: plain {rates[0]:.1f}, windows {rates[1]:.1f}; {same}"
     return compare(f"reach-{model}-{size}", f"{count} colour images at a time", spent, detail)

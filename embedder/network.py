@@ -45,7 +45,7 @@ class NetworkBackbone:
     ) -> None:  # fmt: skip
         choose_exact_arithmetic()
         self._features = Features(module.requires_grad_(False).eval().to(device), row.features)
-        self._features.to(memory_format=torch.channels_last)  # as the images are
+        _put_channels_last(self._features)
         self._row = row
         self._device = torch.device(device)
         self._autocast = precision is Precision.BF16
@@ -72,6 +72,13 @@ class NetworkBackbone:
                 features = self._features(preprocess.pad(planes))
         vectors: Vectors = features.to(torch.float32).cpu().numpy()
         return vectors
+
+
+def _put_channels_last(module: nn.Module) -> None:
+    """Lay out what convolutions multiply by as the images are; ``Module.to`` fails for 5-D."""
+    for parameter in module.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
 
 
 def hash_weights(module: nn.Module) -> str:

@@ -4,7 +4,8 @@ uint8 to [0, 1]; grey repeated to three channels; normalised with the checkpoint
 standard deviation; zero-padded, centred, to 224 x 224. The pad follows the normalisation, so the
 border is the channel mean. Nothing is resized (Doerrich et al., Scientific Reports 15, 7669, 2025).
 
-The channels of a pixel lie together in memory: convolutions are 1.2 to 1.7 times as fast so.
+The channels of a pixel lie together in memory: on the CPU convolutions are 1.2 to 1.7 times as fast
+so.
 """
 
 from __future__ import annotations

@@ -7,12 +7,13 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from torch import nn
 from torchvision import models, transforms
 
 from embedder.backbones import BACKBONES, BENCHMARK, CHECKPOINTS, Checkpoint
 from embedder.errors import EncodingError, UsageError
 from embedder.loading import LoadedBackbone, load
-from embedder.network import choose_device, hash_weights
+from embedder.network import NetworkBackbone, choose_device, hash_weights
 from embedder.preprocess import prepare
 from embedder.recipe import Precision, Recipe, Weights
 from embedder.types import Pixels
@@ -92,6 +93,38 @@ def test_preprocessing_is_that_of_torchvision(size: int, channels: int) -> None:
     expected = transform_by_torchvision(pixels, row)
     assert found.shape == (2, 3, 224, 224)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("size", [28, 224])
+def test_the_channels_of_a_pixel_lie_together(size: int, channels: int) -> None:
+    row = BACKBONES["resnet18"]
+    pixels = torch.zeros((2, size, size, channels), dtype=torch.uint8)
+    assert prepare(pixels, row.mean, row.std).is_contiguous(memory_format=torch.channels_last)
+
+
+class Volume(nn.Module):
+    """Has weights of four and of five dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flat = nn.Conv2d(3, 4, 3)
+        self.deep = nn.Conv3d(1, 1, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.deep(self.flat(x)[:, None])[:, 0].mean((2, 3))
+        return found
+
+
+def test_weights_are_laid_out_as_the_images_where_they_can_be() -> None:
+    torch.manual_seed(0)
+    module = Volume()
+    expected = hash_weights(module)
+    backbone = NetworkBackbone(module, BACKBONES["openclip"], "cpu", Precision.FP32)
+    assert module.flat.weight.is_contiguous(memory_format=torch.channels_last)
+    assert module.deep.weight.is_contiguous()
+    assert hash_weights(module) == expected
+    assert backbone.embed(images(28, 1)).shape == (2, 4)
 
 
 def test_the_border_is_the_channel_mean() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from embedder.recipe import Precision, Recipe, Weights
 from embedder.store import Store
 from embedder.types import Pixels, Split, Vectors
 from embedder.weights import build
+from embedder.window import Windowed
 from tests.conftest import NpzMaker
 
 CONVOLUTIONAL = ("vgg16", "alexnet", "resnet18", "densenet121", "efficientnet_b4")
@@ -326,6 +328,30 @@ def test_backgrounds_take_little_memory_whatever_the_sizes() -> None:
             reach.windowed(torch.zeros(1, 3, size, size))
             taken.append(sum(kept.nbytes for kept in reach._backgrounds.values()))
     assert taken[0] == taken[1] == taken[2] < 3e6
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet_b4"])
+def test_what_layers_are_given_has_its_channels_last(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[torch.Tensor] = []
+
+    def watch(usual: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+        def watched(*arguments: Any) -> torch.Tensor:
+            given.append(usual(*arguments))
+            return given[-1]
+
+        return watched
+
+    row = BACKBONES[name]
+    backbone = NetworkBackbone(
+        build(Recipe(row, Weights(random_seed=0))), row, "cpu", Precision.FP32
+    )
+    for method in ("region", "spread", "spread_to"):
+        monkeypatch.setattr(Windowed, method, watch(getattr(Windowed, method)))
+    backbone.embed(images(28, 1, 2))
+    assert len(given) > 100
+    assert all(tensor.is_contiguous(memory_format=torch.channels_last) for tensor in given)
 
 
 def test_plain_on_the_command_line_computes_all_of_the_canvas(
