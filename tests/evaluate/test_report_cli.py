@@ -34,7 +34,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
         asked = ["--model", "hog", "--dataset", name, "--res", size, *there]
         assert embedder.cli.main(asked) == 0
     assert evaluate.cli.main(["--k", "11", "--intervals", "200", *there]) == 0
-    assert evaluate.probe_cli.main(["--res", "28", "--epochs", "20", *there]) == 0
+    assert evaluate.probe_cli.main(["--res", "28", *there]) == 0
     return folder
 
 
