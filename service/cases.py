@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 from urllib.parse import quote
 
@@ -59,13 +58,7 @@ def names(dataset: Dataset, labels: Labels) -> list[Label]:
         present = [number for number, value in enumerate(labels) if value]
     else:
         present = [int(labels[0])]
-    return [_label(number, dataset.classes[number]) for number in present]
-
-
-@lru_cache(4096)
-def _label(index: int, name: str) -> Label:
-    """One for all answers: a request names a dozen, of a few classes."""
-    return Label(index=index, name=name)
+    return [Label(index=number, name=dataset.classes[number]) for number in present]
 
 
 def read_labels(dataset: Dataset, words: list[str]) -> Labels:
