@@ -20,12 +20,15 @@ from torch.nn import functional
 
 from embedder import kernels
 from embedder.kernels import Kernel
-from embedder.window import Windowed
+from embedder.window import Frames, Windowed
 
 log = logging.getLogger("casebook")
 
 Backgrounds = dict[fx.Node, torch.Tensor]
 """Of each layer the background that is the same for every image."""
+
+LayerFrames = dict[fx.Node | None, Frames]
+"""Of each layer, and of the image itself (None), what is computed on for one size of images."""
 
 LARGEST_SHARE = 0.85
 """A layer of which more is to be computed than this is computed on the whole."""
@@ -78,16 +81,21 @@ class _Tracer(fx.Tracer):
 
 
 class Run(fx.Interpreter):
-    """Runs traced layers once, from a Windowed image to a tensor.
+    """Runs traced layers, from a Windowed image to a tensor.
 
-    ``backgrounds`` is filled by the first run and read by the others. Of the ``total`` of numbers
-    that the layers put out, ``computed`` were computed for each image.
+    The backgrounds are kept from the first run on, also that of a copy, and so are ``frames``. Of
+    the ``total`` of numbers that the layers put out, ``computed`` were computed for each image.
     """
 
-    def __init__(self, network: nn.Module, graph: fx.Graph, backgrounds: Backgrounds) -> None:
+    def __init__(self, network: nn.Module, graph: fx.Graph) -> None:
         super().__init__(network, graph=graph)
-        self._backgrounds = backgrounds
+        self.frames: LayerFrames = {}
+        self._backgrounds: Backgrounds = {}
         self.computed = self.total = 0.0
+
+    def fetch_attr(self, target: str) -> Any:
+        found = self.submodules.get(target)  # at once, where the base class walks the dots
+        return super().fetch_attr(target) if found is None else found
 
     def run_node(self, n: fx.Node) -> Any:
         found = self._put_out(n)
@@ -147,7 +155,7 @@ class Run(fx.Interpreter):
         background = self._kept(
             n, shared, lambda: each(lambda value: value.spread_to(rows, columns).clone())
         )
-        return Windowed(rows, columns, background, window, shared)
+        return Windowed(rows, columns, background, window, shared, self._frames_of(n))
 
     def _slide(self, n: fx.Node, layer: nn.Module, kernel: Kernel, value: Windowed) -> Windowed:
         rows, columns = kernel.rows.over(value.rows), kernel.columns.over(value.columns)
@@ -156,7 +164,7 @@ class Run(fx.Interpreter):
         # The padded layer on a smaller canvas, whose steps fall on the same rows as on the whole.
         dropped = (rows.dropped * kernel.rows.stride, columns.dropped * kernel.columns.stride)
         background = self._kept(n, value.shared, lambda: layer(value.spread(*dropped)))
-        return Windowed(rows, columns, background, window, value.shared)
+        return Windowed(rows, columns, background, window, value.shared, self._frames_of(n))
 
     def _kept(
         self, n: fx.Node, shared: bool, background: Callable[[], torch.Tensor]
@@ -166,6 +174,9 @@ class Run(fx.Interpreter):
         if n not in self._backgrounds:
             self._backgrounds[n] = background()
         return self._backgrounds[n]
+
+    def _frames_of(self, n: fx.Node) -> Frames:
+        return self.frames.setdefault(n, {})
 
 
 def _can_join(inputs: tuple[Any, ...]) -> bool:

@@ -7,6 +7,7 @@ every image. Which way is taken depends on the network and the size of the image
 from __future__ import annotations
 
 import logging
+from copy import copy
 
 import numpy as np
 import torch
@@ -39,8 +40,9 @@ class Reach:
 
     def __init__(self, features: nn.Module) -> None:
         self._features = features
-        self._graph = layers.trace(features)
-        self._backgrounds: layers.Backgrounds = {}
+        graph = layers.trace(features)
+        self._run = None if graph is None else layers.Run(features, graph)
+        self._frames: tuple[Size, layers.LayerFrames] = ((0, 0), {})
         self._pays: dict[Size, bool] = {}
 
     def __call__(self, planes: torch.Tensor) -> torch.Tensor:
@@ -51,7 +53,7 @@ class Reach:
         """Whether images of this size are embedded by their windows."""
         size = (planes.shape[2], planes.shape[3])
         if size not in self._pays:
-            possible = self._graph is not None and size != (CANVAS, CANVAS)
+            possible = self._run is not None and size != (CANVAS, CANVAS)
             self._pays[size] = possible and self._try(planes.new_tensor(_noise(size)))
         return self._pays[size]
 
@@ -65,15 +67,25 @@ class Reach:
 
         Raises ValueError where the network cannot be traced, and whatever its own code raises.
         """
-        if self._graph is None:
+        if self._run is None:
             raise ValueError("the network cannot be traced")
         rows, columns = (
             Axis(CANVAS, preprocess.place(length), (0, CANVAS)) for length in planes.shape[2:]
         )
         empty = planes.new_zeros(1, planes.shape[1], 1, 1)
-        run = layers.Run(self._features, self._graph, self._backgrounds)
-        found: torch.Tensor = run.run(Windowed(rows, columns, empty, planes, shared=True))
+        run = copy(self._run)  # of its own, should threads compute at once
+        run.frames = self._frames_for((planes.shape[2], planes.shape[3]))
+        image = Windowed(rows, columns, empty, planes, True, run.frames.setdefault(None, {}))
+        found: torch.Tensor = run.run(image)
         return found, run.computed / run.total
+
+    def _frames_for(self, size: Size) -> layers.LayerFrames:
+        """Only of one size at a time: they take as much memory as all layers of an image do."""
+        known, frames = self._frames
+        if size != known:
+            frames = {}
+            self._frames = (size, frames)
+        return frames
 
     def _try(self, noise: torch.Tensor) -> bool:
         try:

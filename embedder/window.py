@@ -7,10 +7,11 @@ the same everywhere. Of such equal rows and columns one is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import torch
+from torch.nn import functional
 
 Span = tuple[int, int]
 """Positions from the first to before the second."""
@@ -96,13 +97,17 @@ class Slide:
         return count - 1 if (count - 1) * self.stride >= length + self.before else count
 
 
+Frames = dict[tuple[Span, Span, float], torch.Tensor]
+"""A shared background, (1, C, h, w), over rows and columns, and what lies beyond the canvas."""
+
+
 @dataclass(frozen=True)
 class Windowed:
     """float (B, C, H, W) as a window and the background around it.
 
     ``background`` is (1, C, h, w), or (B, C, h, w) where it depends on the image, without what its
     axes have dropped; ``shared`` says that it is the same for every image. ``window`` is (B, C, h,
-    w), as large as the windows of its axes.
+    w), as large as the windows of its axes. ``frames`` keeps what region() lays a window on.
     """
 
     rows: Axis
@@ -110,6 +115,7 @@ class Windowed:
     background: torch.Tensor
     window: torch.Tensor
     shared: bool
+    frames: Frames = field(default_factory=dict)
 
     @property
     def shape(self) -> torch.Size:
@@ -136,22 +142,21 @@ class Windowed:
         """
         if (rows, columns) == (self.rows.window, self.columns.window):
             return self.window
-        shape = (*self.window.shape[:2], rows[1] - rows[0], columns[1] - columns[0])
-        tall, wide = (0, self.rows.length), (0, self.columns.length)
-        beyond = _overlap(rows, tall) != rows or _overlap(columns, wide) != columns
-        found = torch.empty(
-            shape, dtype=self.window.dtype, device=self.window.device,
-            memory_format=torch.channels_last,
-        )  # fmt: skip
-        if beyond:
-            found.fill_(fill)
-        outer = (_overlap(rows, tall), _overlap(columns, wide))
         inner = (_overlap(rows, self.rows.window), _overlap(columns, self.columns.window))
-        for strip in _frame(outer, inner):
-            _part(found, strip, (rows[0], columns[0])).copy_(self._behind(*strip))
         corner = (self.rows.window[0], self.columns.window[0])
+        found = self._frame(rows, columns, fill)
         _part(found, inner, (rows[0], columns[0])).copy_(_part(self.window, inner, corner))
         return found
+
+    def _frame(self, rows: Span, columns: Span, fill: float) -> torch.Tensor:
+        """The background of a region, to be written to."""
+        if not self.shared:
+            return self._behind(rows, columns, fill)
+        key = (rows, columns, fill)
+        if key not in self.frames:
+            self.frames[key] = self._behind(rows, columns, fill)
+        frames = self.frames[key].expand(len(self.window), -1, -1, -1)
+        return frames.clone(memory_format=torch.channels_last)
 
     def spread(self, rows: int, columns: int) -> torch.Tensor:
         """The background with only this many of its equal rows and columns dropped."""
@@ -179,8 +184,14 @@ class Windowed:
         one, other = (self.background.new_tensor(count) for count in numbers)
         return one, other
 
-    def _behind(self, rows: Span, columns: Span) -> torch.Tensor:
-        return self._pick(range(*rows), range(*columns))
+    def _behind(self, rows: Span, columns: Span, fill: float) -> torch.Tensor:
+        (top, bottom), (left, right) = (
+            _overlap(span, (0, axis.length))
+            for span, axis in ((rows, self.rows), (columns, self.columns))
+        )
+        found = self._pick(range(top, bottom), range(left, right))
+        border = (left - columns[0], columns[1] - right, top - rows[0], rows[1] - bottom)
+        return functional.pad(found, border, value=fill) if any(border) else found
 
     def _pick(self, rows: Iterable[int], columns: Iterable[int]) -> torch.Tensor:
         device = self.background.device
@@ -196,19 +207,6 @@ Box = tuple[Span, Span]
 def _overlap(one: Span, other: Span) -> Span:
     first = min(max(one[0], other[0]), one[1])
     return first, max(first, min(one[1], other[1]))
-
-
-def _frame(outer: Box, inner: Box) -> Iterator[Box]:
-    """What ``outer`` has beyond ``inner``, as up to four boxes."""
-    (top, bottom), (left, right) = outer
-    (first, end), (near, far) = inner
-    strips = (
-        ((top, first), (left, right)),
-        ((end, bottom), (left, right)),
-        ((first, end), (left, near)),
-        ((first, end), (far, right)),
-    )
-    yield from (box for box in strips if all(span[0] < span[1] for span in box))
 
 
 def _part(tensor: torch.Tensor, box: Box, corner: tuple[int, int]) -> torch.Tensor:

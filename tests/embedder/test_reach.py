@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -319,15 +320,37 @@ def test_a_shortage_of_memory_decides_nothing(monkeypatch: pytest.MonkeyPatch) -
         assert reach.pays(planes)
 
 
-def test_backgrounds_take_little_memory_whatever_the_sizes() -> None:
+def test_what_is_kept_is_that_of_one_size_at_a_time() -> None:
     module = disturb(build(Recipe(BACKBONES["resnet18"], Weights(random_seed=0))))
     reach = Reach(Features(module, POOLED))
-    taken = []
+    backgrounds, frames, found = [], [], []
     with torch.inference_mode():
-        for size in (28, 64, 128):
-            reach.windowed(torch.zeros(1, 3, size, size))
-            taken.append(sum(kept.nbytes for kept in reach._backgrounds.values()))
-    assert taken[0] == taken[1] == taken[2] < 3e6
+        for size in (28, 64, 128, 28):
+            found.append(reach.windowed(torch.zeros(1, 3, size, size))[0])
+            assert reach._run is not None
+            backgrounds.append(sum(kept.nbytes for kept in reach._run._backgrounds.values()))
+            layers = reach._frames[1].values()
+            frames.append(sum(kept.nbytes for layer in layers for kept in layer.values()))
+    assert len(set(backgrounds)) == 1
+    assert backgrounds[0] < 3e6
+    assert frames[0] < frames[1] < frames[2] < 2e7
+    assert frames[3] == frames[0]
+    assert torch.equal(found[0], found[3])
+
+
+def test_threads_may_compute_images_of_different_sizes_at_once() -> None:
+    module = disturb(build(Recipe(BACKBONES["resnet18"], Weights(random_seed=0))))
+    reach = Reach(Features(module, POOLED))
+    planes = [torch.randn(2, 3, size, size) for size in (28, 64) * 8]
+
+    def compute(batch: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            return reach.windowed(batch)[0]
+
+    expected = [compute(batch) for batch in planes]
+    with ThreadPoolExecutor(4) as pool:
+        for found, one in zip(pool.map(compute, planes), expected, strict=True):
+            torch.testing.assert_close(found, one, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["resnet18", "efficientnet_b4"])
