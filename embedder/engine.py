@@ -7,6 +7,7 @@ from collections.abc import Generator
 from embedder.encode import BATCH, Encoder
 from embedder.errors import BackboneError
 from embedder.fingerprint import library_versions
+from embedder.heap import keep_freed
 from embedder.loading import LoadedBackbone, load
 from embedder.plan import PlannedCell, State
 from embedder.recipe import Recipe
@@ -71,6 +72,8 @@ class Engine:
             raise self._loaded
         assert self._loaded is not None
         if self._encoder is None:
+            if self._loaded.device == "cpu":
+                keep_freed()
             size = self._batch_size or BATCH[self._loaded.device]
             self._encoder = Encoder(self._loaded.backbone, size)
         return self._loaded, self._encoder

@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from embedder.backbones import CANVAS, Backbone
 from embedder.errors import BackboneError, WeightsError
+from embedder.heap import keep_freed
 from embedder.network import NetworkBackbone, choose_device
 from embedder.recipe import Recipe
 
@@ -94,6 +95,8 @@ def measure(recipe: Recipe, device: str, batch: int, rounds: int) -> Profile:
         with _fetch_errors():
             module = build(recipe)
         backbone = NetworkBackbone(module, row, chosen, recipe.precision)
+    if chosen == "cpu":
+        keep_freed()  # as embed does
     with _run_errors(row.name, chosen, batch):
         rng = np.random.default_rng(0)
         pixels = rng.integers(0, 256, (batch, CANVAS, CANVAS, 3), np.uint8)

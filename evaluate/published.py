@@ -19,7 +19,7 @@ from math import fsum
 from embedder import console
 from embedder.backbones import BACKBONES, BENCHMARK
 from embedder.datasets import MEDMNIST, SIZES
-from embedder.errors import EvaluationError
+from embedder.errors import EvaluationError, UsageError
 from embedder.registry import find as find_name
 
 SOURCE = (
@@ -146,7 +146,8 @@ def rank_among(dataset: str, resolution: int, scheme: str, metric: str, value: f
     It is compared at the two decimals that the table has.
 
     Raises:
-        EvaluationError: nothing is published for this, or ``value`` is no percentage.
+        EvaluationError: nothing is published for this.
+        UsageError: ``value`` is no percentage.
         UnknownNameError: an unknown dataset, scheme or metric.
     """
     find_name(dict.fromkeys(DATASETS), dataset, "published dataset")
@@ -155,7 +156,7 @@ def rank_among(dataset: str, resolution: int, scheme: str, metric: str, value: f
     find_name(SCHEMES, scheme, "published scheme")
     find_name(METRICS, metric, "published metric")
     if not 1 < value <= 100:
-        raise EvaluationError(f"{value} is no percentage above 1 and up to 100, such as 91.5")
+        raise UsageError(f"{value} is no percentage above 1 and up to 100, such as 91.5")
     found = [_index().get((dataset, scheme, model, resolution, metric)) for model in BENCHMARK]
     rows = sorted((row for row in found if row is not None), key=lambda row: -row.mean)
     if not rows:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from embedder.types import Distance, Labels, Pixels, Rows, Split, Vectors
 from index.search import Neighbours
+from tests.commands import run
 
 # What a script runs in its background ignores interruptions, and so does all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -100,6 +101,15 @@ def write_npz(
     save = np.savez_compressed if compressed else np.savez
     save(path, **{name: array for name, array in arrays.items() if array is not None})
     return path
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of phantoms embedded by hog, nothing of it evaluated. Not to be written to."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    for dataset, sizes in (("phantom-cells", "28,64"), ("phantom-nodule,phantom-findings", "28")):
+        run(folder, "embed", "--model", "hog", "--dataset", dataset, "--res", sizes)
+    return folder / "store"
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ ALLOWED = {
 
 ORDER = (
     {"errors", "types"},
-    {"registry", "seekable", "pictures", "files"},
+    {"registry", "seekable", "pictures", "files", "heap"},
     {"datasets", "backbones"},
     {"console", "prefetch", "download", "npz", "folder", "phantom", "hog", "preprocess", "recipe",
      "fingerprint", "window"},

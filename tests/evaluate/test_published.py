@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedder.errors import EvaluationError, UnknownNameError
+from embedder.errors import EvaluationError, UnknownNameError, UsageError
 from evaluate import published
 
 DATA = files("evaluate") / "data"
@@ -139,7 +139,7 @@ def test_every_published_value_has_the_rank_that_its_table_shows() -> None:
 
 @pytest.mark.parametrize("value", [0.91, 1.0, 0.0, -3, 100.5, float("nan")])
 def test_a_fraction_is_no_percentage(value: float) -> None:
-    with pytest.raises(EvaluationError, match="no percentage"):
+    with pytest.raises(UsageError, match="no percentage"):
         published.rank_among("bloodmnist", 28, "knn", "acc", value)
 
 
