@@ -55,6 +55,8 @@ class Reach:
         if size not in self._pays:
             possible = self._run is not None and size != (CANVAS, CANVAS)
             self._pays[size] = possible and self._try(planes.new_tensor(_noise(size)))
+            if not self._pays[size]:
+                self._frames = ((0, 0), {})
         return self._pays[size]
 
     def plain(self, planes: torch.Tensor) -> torch.Tensor:

@@ -149,14 +149,17 @@ class Windowed:
         return found
 
     def _frame(self, rows: Span, columns: Span, fill: float) -> torch.Tensor:
-        """The background of a region, to be written to."""
-        if not self.shared:
-            return self._behind(rows, columns, fill)
+        """The background of a region for each image, to be written to."""
         key = (rows, columns, fill)
-        if key not in self.frames:
-            self.frames[key] = self._behind(rows, columns, fill)
-        frames = self.frames[key].expand(len(self.window), -1, -1, -1)
-        return frames.clone(memory_format=torch.channels_last)
+        found = self.frames.get(key) if self.shared else None
+        if found is None:
+            found = self._behind(rows, columns, fill)
+            if self.shared:
+                self.frames[key] = found
+            elif len(found) == len(self.window):
+                return found
+        each = found.expand(len(self.window), -1, -1, -1)
+        return each.clone(memory_format=torch.channels_last)
 
     def spread(self, rows: int, columns: int) -> torch.Tensor:
         """The background with only this many of its equal rows and columns dropped."""
@@ -195,8 +198,10 @@ class Windowed:
 
     def _pick(self, rows: Iterable[int], columns: Iterable[int]) -> torch.Tensor:
         device = self.background.device
-        down = torch.tensor(self.rows.kept(rows), device=device)
-        across = torch.tensor(self.columns.kept(columns), device=device)
+        down, across = (
+            torch.tensor(axis.kept(positions), dtype=torch.long, device=device)
+            for axis, positions in ((self.rows, rows), (self.columns, columns))
+        )
         lines = self.background.permute(0, 2, 3, 1)  # so that channels stay last in memory
         return lines.index_select(1, down).index_select(2, across).permute(0, 3, 1, 2)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.plan import Plan
+from benchmarks.plan import KEEPING, Plan
 from benchmarks.targets import BY_NAME, PATHS, TARGETS, Bound, Unit
 from embedder.errors import UnknownNameError
 from embedder.registry import by_name
@@ -84,7 +84,10 @@ def test_a_target_judges_what_is_printed() -> None:
 
 def test_a_plan_measures_what_it_is_asked_for() -> None:
     assert Plan().names() == Plan(full=True).names() == [row.name for row in TARGETS]
-    assert Plan().paths() == list(PATHS)
+    assert sorted(Plan().paths()) == sorted(PATHS)
+    keeps = [path in KEEPING for path in Plan().paths()]
+    assert keeps == sorted(keeps)
+    assert set(PATHS) > KEEPING
     assert Plan(only=frozenset({"reading", "knn-organa-768"})).names() == [
         "knn-organa-768", "reading-warm", "reading-cold",
     ]  # fmt: skip

@@ -105,6 +105,15 @@ class Dense(nn.Module):
         return torch.cat([x, *(layer(x) for layer in self.layers)], dim=1)
 
 
+class Scale(nn.Module):
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(shape))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.scale
+
+
 class Gate(nn.Module):
     """Squeeze-and-excitation, the mean taken in one of three ways."""
 
@@ -158,6 +167,11 @@ KNOWN: dict[str, Callable[[], list[nn.Module]]] = {
     "dense": lambda: [
         Dense(nn.Conv2d(3, 4, 5, padding=2), nn.MaxPool2d(3, 1, 1)), nn.Conv2d(10, 2, 3, padding=1),
     ],
+    "scaled by parameters": lambda: [
+        nn.Conv2d(3, 4, 3, 2, 1), Scale((1, 4, 1, 1)), Scale((4, 1, 1)), Scale(()),
+        nn.Conv2d(4, 2, 3, padding=1),
+    ],
+
     "gate by mean": lambda: [nn.Conv2d(3, 4, 3, 2, 1), Gate(4, 0), nn.Conv2d(4, 2, 3, padding=1)],
     "gate by function": lambda: [nn.Conv2d(3, 4, 3, 2, 1), Gate(4, 1), nn.Conv2d(4, 2, 5, 2, 2)],
     "gate by pool": lambda: [

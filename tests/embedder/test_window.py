@@ -62,10 +62,12 @@ def test_one_of_the_equal_positions_is_kept(axis: Axis) -> None:
         assert list(dict.fromkeys(rest)) == kept
 
 
-def value(rows: Axis, columns: Axis, batch: int, *, shared: bool) -> tuple[Windowed, torch.Tensor]:
-    """A windowed tensor and the same one whole, of numbers that are all different."""
+def value(
+    rows: Axis, columns: Axis, own: int, batch: int, *, shared: bool
+) -> tuple[Windowed, torch.Tensor]:
+    """A windowed tensor of ``own`` backgrounds and the same one whole, all numbers different."""
     shape = (
-        1 if shared else batch,
+        own,
         2,
         rows.length - rows.dropped,
         columns.length - columns.dropped,
@@ -81,11 +83,12 @@ def value(rows: Axis, columns: Axis, batch: int, *, shared: bool) -> tuple[Windo
     return windowed, whole
 
 
-@given(axes(), axes(), st.booleans(), st.data())
+@given(axes(), axes(), st.sampled_from([(1, 1), (1, 2), (2, 2)]), st.booleans(), st.data())
 def test_any_region_is_that_of_the_whole(
-    rows: Axis, columns: Axis, shared: bool, data: st.DataObject
+    rows: Axis, columns: Axis, counts: tuple[int, int], shared: bool, data: st.DataObject
 ) -> None:
-    windowed, whole = value(rows, columns, 2, shared=shared)
+    own, batch = (1, counts[1]) if shared else counts
+    windowed, whole = value(rows, columns, own, batch, shared=shared)
     assert windowed.shape == whole.shape
     assert torch.equal(windowed.whole(), whole)
     torch.testing.assert_close(windowed.mean(), whole.mean((2, 3), keepdim=True))
@@ -93,14 +96,18 @@ def test_any_region_is_that_of_the_whole(
     padded = torch.nn.functional.pad(whole, (margin,) * 4, value=7.5)
     spans = []
     for axis in (rows, columns):
-        first = data.draw(st.integers(-margin, axis.length - 1))
-        spans.append((first, data.draw(st.integers(max(first, 0) + 1, axis.length + margin))))
+        first = data.draw(st.integers(-margin, axis.length + margin - 1))
+        spans.append((first, data.draw(st.integers(first + 1, axis.length + margin))))
     (top, bottom), (left, right) = spans
     expected = padded[:, :, top + margin : bottom + margin, left + margin : right + margin]
-    assert torch.equal(windowed.region(*spans, 7.5), expected)
+    found = windowed.region(*spans, 7.5)
+    assert torch.equal(found, expected)
+    if found is not windowed.window:
+        found.zero_()  # what is kept is none of what is handed out
+        assert torch.equal(windowed.region(*spans, 7.5), expected)
 
 
 def test_the_share_is_that_of_the_window_and_of_a_background_of_its_own() -> None:
     rows = Axis(20, (4, 14), (2, 18))
-    assert value(rows, rows, 3, shared=True)[0].share == 0.25
-    assert value(rows, rows, 3, shared=False)[0].share == 0.25 + 5 * 5 / 400
+    assert value(rows, rows, 1, 3, shared=True)[0].share == 0.25
+    assert value(rows, rows, 3, 3, shared=False)[0].share == 0.25 + 5 * 5 / 400

@@ -169,6 +169,7 @@ def test_rank(capsys: Capture) -> None:
         ("--rank 90", "--rank needs one --dataset"),
         ("--rank 90 --dataset octmnist --res 28,64", "--rank needs one --res"),
         ("--rank 90 --dataset octmnist --res 28 --scheme knn --model sam", "drop --model"),
+        ("--rank 0.9 --dataset octmnist --res 28 --scheme knn", "0.9 is no percentage"),
     ],
 )
 def test_wrong_use_is_one_line_and_status_two(words: str, message: str, capsys: Capture) -> None:
@@ -180,7 +181,6 @@ def test_wrong_use_is_one_line_and_status_two(words: str, message: str, capsys: 
     ("words", "message"),
     [
         ("--scheme knn --metric auc", "nothing is published for this"),
-        ("--rank 0.9 --dataset octmnist --res 28 --scheme knn", "0.9 is no percentage"),
         ("--rank 90 --dataset octmnist --res 32 --scheme knn", "at 32 px is published"),
     ],
 )
