@@ -12,9 +12,9 @@ _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 def keep_freed() -> None:
     """Keep what this process frees for what it asks for next.
 
-    A layer puts out 200 MB for a batch. By default glibc maps a block of that size anew each time,
-    and gives it back; the system clears every page of it again, which can take a quarter of the
-    processor time of a forward pass (docs/performance.md). So the process holds on to as much
+    A layer puts out up to 200 MB for a batch. By default glibc maps a block of that size anew each
+    time, and gives it back; the system clears every page of it again, which can take a quarter of
+    the processor time of a forward pass (docs/performance.md). So the process holds on to as much
     memory as it ever had at a time. For all of the process, though threads other than the main one
     still have their largest blocks mapped. Does nothing where the C library is another.
     """

@@ -171,7 +171,6 @@ KNOWN: dict[str, Callable[[], list[nn.Module]]] = {
         nn.Conv2d(3, 4, 3, 2, 1), Scale((1, 4, 1, 1)), Scale((4, 1, 1)), Scale(()),
         nn.Conv2d(4, 2, 3, padding=1),
     ],
-
     "gate by mean": lambda: [nn.Conv2d(3, 4, 3, 2, 1), Gate(4, 0), nn.Conv2d(4, 2, 3, padding=1)],
     "gate by function": lambda: [nn.Conv2d(3, 4, 3, 2, 1), Gate(4, 1), nn.Conv2d(4, 2, 5, 2, 2)],
     "gate by pool": lambda: [
@@ -350,6 +349,16 @@ def test_what_is_kept_is_that_of_one_size_at_a_time() -> None:
     assert frames[0] < frames[1] < frames[2] < 2e7
     assert frames[3] == frames[0]
     assert torch.equal(found[0], found[3])
+
+
+def test_nothing_is_kept_of_a_size_that_does_not_pay() -> None:
+    torch.manual_seed(0)
+    reach = Reach(nn.Sequential(nn.Conv2d(3, 2, 3, padding=1), nn.Conv2d(2, 2, 3, padding=1)))
+    with torch.inference_mode():
+        assert reach.pays(torch.zeros(1, 3, 28, 28))
+        assert any(reach._frames[1].values())
+        assert not reach.pays(torch.zeros(1, 3, 214, 214))
+    assert not reach._frames[1]
 
 
 def test_threads_may_compute_images_of_different_sizes_at_once() -> None:
