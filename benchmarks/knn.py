@@ -43,11 +43,11 @@ def _shape(name: str, counts: tuple[int, int], width: int, queries: int) -> Shap
 
 
 SHAPES = (
-    _shape("organa", _ORGAN, 512, 2048),
-    _shape("organa", _ORGAN, 768, 2048),
-    _shape("organa", _ORGAN, 4096, 512),
-    _shape("tissue", _TISSUE, 512, 1024),
-    _shape("tissue", _TISSUE, 768, 1024),
+    _shape("organa", _ORGAN, 512, 4096),
+    _shape("organa", _ORGAN, 768, 4096),
+    _shape("organa", _ORGAN, 4096, 1024),
+    _shape("tissue", _TISSUE, 512, 2048),
+    _shape("tissue", _TISSUE, 768, 2048),
     _shape("tissue", _TISSUE, 4096, 512),
 )
 RIVALS = (
