@@ -12,12 +12,10 @@ def worsened(fresh: Findings, committed: Findings) -> list[str]:
     Rows that either machine could not measure are passed over.
     """
     found = {result.name: result for result in fresh.results}
-    complaints = [
-        _complaint(found.get(before.name), before, BY_NAME[before.name])
-        for before in committed.results
-        if before.name in BY_NAME
-    ]
-    return [complaint for complaint in complaints if complaint]
+    known = {before.name: before for before in committed.results}
+    complaints = [_complaint(found.get(name), before) for name, before in known.items()]
+    new = [f"{name}: new; measure all rows anew" for name in found if name not in known]
+    return [complaint for complaint in complaints if complaint] + new
 
 
 def allowed(before: float, target: Target) -> float:
@@ -28,7 +26,10 @@ def allowed(before: float, target: Target) -> float:
     return before * (1 + target.tolerance)
 
 
-def _complaint(now: Result | None, before: Result, target: Target) -> str:
+def _complaint(now: Result | None, before: Result) -> str:
+    target = BY_NAME.get(before.name)
+    if target is None:
+        return f"{before.name}: no benchmark any more; measure all rows anew"
     if target.tolerance is None or before.ratio is None:
         return ""
     if now is None:

@@ -42,7 +42,7 @@ def tiles(size: int, count: int) -> Pixels:
 
 def write_npz(path: Path, images: dict[Split, Pixels]) -> None:
     """A dataset file as MedMNIST's are: deflated, of two classes by turns."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for split, array in images.items():
             labels = (np.arange(len(array)) % 2).astype(np.uint8)[:, None]
             for part, values in (("images", array), ("labels", labels)):

@@ -49,9 +49,18 @@ def peak_bytes(folder: Path, *words: str) -> int:
 
 def peak_of(process: int) -> int | None:
     """That of a process that runs, in bytes; None where the system does not tell."""
+    return _status(process, "VmHWM")
+
+
+def resident_of(process: int) -> int | None:
+    """The resident size that a process has now, in bytes; None where the system does not tell."""
+    return _status(process, "VmRSS")
+
+
+def _status(process: int, field: str) -> int | None:
     status = Path(f"/proc/{process}/status")
     for line in status.read_text().splitlines() if status.exists() else ():
-        if line.startswith("VmHWM:"):
+        if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
     return None
 

@@ -86,11 +86,9 @@ class Embed:
             path.unlink()
         library, source = Library(self._images.folder), str(self._images.path)
         (cell,) = plan(self._store, library, [source], None, [self._recipe]).cells
-        with closing(self._engine.embed(cell)) as steps:
-            next(steps)
-            with watch() as spent:
-                for _ in steps:
-                    pass
+        with closing(self._engine.embed(cell)) as steps, watch() as spent:
+            for _ in steps:
+                pass
         return spent
 
     def vectors(self) -> Vectors:

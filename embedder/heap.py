@@ -22,3 +22,12 @@ def keep_freed() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_TRIM_THRESHOLD, -1)  # never give back what is free at the heap's end
         libc.mallopt(_MMAP_MAX, 0)  # no block of its own beside the heap
+
+
+def give_back() -> None:
+    """Give the system what is kept for later, so that the resident size is what is in use.
+
+    Does nothing where the C library is another than glibc.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from embedder.backbones import CANVAS, Backbone
 from embedder.errors import BackboneError, WeightsError
-from embedder.heap import keep_freed
+from embedder.heap import give_back, keep_freed
 from embedder.network import NetworkBackbone, choose_device
 from embedder.recipe import Recipe
 
@@ -193,6 +193,7 @@ def _begin_peak(device: str) -> int | None:
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         return torch.cuda.memory_allocated()
+    give_back()
     try:
         _RESET.write_text("5")  # sets VmHWM back, see proc_pid_clear_refs(5)
     except OSError:

@@ -1,4 +1,4 @@
-"""Each path runs on shapes of a moment, so that its checks hold; no figure is looked at."""
+"""Paths run on shapes of a moment, so that their checks hold; no figure is looked at."""
 
 from __future__ import annotations
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks import knn, reach
 from benchmarks.document import table, verdict, write_between
 from benchmarks.guard import allowed, worsened
 from benchmarks.results import Findings, Result, absent, compare, read, rounded, write
@@ -115,6 +117,30 @@ def test_the_page_shows_what_is_committed() -> None:
             assert write_between(text, mode, "Not measured yet.\n") == text
 
 
+def test_what_pages_say_of_the_results_is_so() -> None:
+    results = read(ROOT / "benchmarks" / "results.json").results
+    medians = {row.name: row.ratio.median for row in results if row.ratio}
+    page = (ROOT / "docs" / "performance.md").read_text()
+    after = re.findall(r"\| `([\w-]+)` \| [\d.]+ \| ([\d.]+) \|$", page, re.MULTILINE)
+    assert len(after) > 8
+    assert after == [(name, f"{medians[name]:.2f}") for name, _ in after]
+    backbones = (ROOT / "docs" / "backbones.md").read_text()
+    for model in reach.MODELS:
+        figures = (f"{medians[f'reach-{model}-{size}']:.2f}" for size in reach.SIZES)
+        assert f"| {model} | {' | '.join(figures)} |" in backbones
+    readme = " ".join((ROOT / "README.md").read_text().split())
+    vgg, resnet = (f"{medians[f'reach-{model}-28']:.1f}" for model in ("vgg16", "resnet18"))
+    assert f"for vgg16 at 28 px {vgg} times, for resnet18 {resnet} times as fast" in readme
+
+
+def test_the_committed_searches_are_of_the_shapes_that_are_measured() -> None:
+    told = {row.name: row.shape for row in read(ROOT / "benchmarks" / "results.json").results}
+    for shape in (*knn.SHAPES, *knn.RIVALS):
+        assert told[shape.name].startswith(
+            f"{shape.queries:,} queries, {shape.support:,} x {shape.width:,}"
+        )
+
+
 def fresh(**ratios: float) -> Findings:
     """The same run with other medians, by name."""
     changed = [
@@ -139,6 +165,16 @@ def test_the_guard_names_the_row_that_is_worse() -> None:
     assert slower == "knn-organa-512: 1.58, committed 1.31; at most 1.57 is allowed"
     (lower,) = worsened(fresh(**{"embed-vit-28-bare": 0.88}), FINDINGS)
     assert lower == "embed-vit-28-bare: 0.88, committed 0.99; at least 0.89 is allowed"
+
+
+def test_the_guard_names_rows_that_only_one_run_has() -> None:
+    renamed = tuple(
+        replace(row, name=row.name.replace("organa", "other")) for row in FINDINGS.results
+    )
+    assert worsened(FINDINGS, replace(FINDINGS, results=renamed)) == [
+        "knn-other-512: no benchmark any more; measure all rows anew",
+        "knn-organa-512: new; measure all rows anew",
+    ]
 
 
 def test_the_guard_leaves_seconds_alone() -> None:

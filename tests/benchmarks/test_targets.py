@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -93,8 +92,3 @@ def test_a_plan_measures_what_it_is_asked_for() -> None:
     ]  # fmt: skip
     with pytest.raises(UnknownNameError, match="unknown benchmark 'readin'; did you mean reading"):
         Plan(only=frozenset({"readin"}))
-
-
-def test_nothing_else_is_left_in_the_folder() -> None:
-    folder = Path(importlib.import_module("benchmarks").__file__ or "").parent
-    assert set(PATHS) <= {path.stem for path in folder.glob("*.py")}

@@ -59,3 +59,4 @@ def test_another_library_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     monkeypatch.delattr(heap.ctypes, "CDLL")
     heap.keep_freed()
+    heap.give_back()

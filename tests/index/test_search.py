@@ -458,3 +458,38 @@ def test_rounding_that_leans_to_one_side_hides_no_neighbour(index: Maker) -> Non
     points = rows_of(point(0.995, 0.9), point(0, 0.9 - 2e-7), *near, *far)
     found = index(support_of(points, Distance.COSINE)).search(rows_of(*[query] * 64), 1)
     assert (found.rows == 0).all()
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """FAISS's search on a GPU, by the CPU; and how many neighbours it was asked for each time."""
+    asked = []
+
+    def knn_gpu(
+        resources: object, queries: Vectors, points: Vectors, k: int, *, metric: int
+    ) -> tuple[Vectors, Rows]:
+        assert resources == "resources"
+        asked.append(k)
+        found: tuple[Vectors, Rows] = faiss.knn(queries, points, k, metric=metric)
+        return found
+
+    monkeypatch.setattr(faiss, "knn_gpu", knn_gpu, raising=False)
+    monkeypatch.setattr("index.flat._resources", lambda: "resources")
+    return asked
+
+
+@each_distance
+def test_what_a_gpu_proposes_is_decided_as_on_the_processor(
+    distance: Distance, gpu: list[int]
+) -> None:
+    rng = np.random.default_rng(0)
+    support = support_of(vectors(rng, 3000, 8, "gauss"), distance)
+    queries, own = support.points[:70].copy(), np.arange(70)
+    for k, mine, most in ((11, None, 19), (5, own, 14)):
+        found = FlatIndex(support, gpu=True).search(queries, k, mine)
+        check_equal(found, ReferenceIndex(support).search(queries, k, mine))
+        assert gpu.pop() == most
+        assert not gpu
+    found = FlatIndex(support, gpu=True).search(queries[:3], 2041)  # one more than a GPU finds
+    check_equal(found, ReferenceIndex(support).search(queries[:3], 2041))
+    assert not gpu
