@@ -1,6 +1,8 @@
 # Everything runs in .venv; PYTHON names the interpreter that makes it (3.11 or newer).
 PYTHON ?= python3
 EXTRA ?= cpu
+# Files of tests that are run at a time.
+JOBS ?= 2
 VENV := .venv
 STAMP := $(VENV)/.installed-$(EXTRA)
 DEMO := demo
@@ -34,7 +36,7 @@ types: $(STAMP)
 	$(VENV)/bin/mypy
 
 check: $(STAMP)
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest --numprocesses $(JOBS) --dist loadfile
 
 test: lint types check
 
