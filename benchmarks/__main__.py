@@ -89,7 +89,7 @@ def _check(plan: Plan, fresh: Findings, before: Findings) -> int:
     wanted = tuple(row for row in before.results if not plan.only or row.name in names)
     complaints = worsened(fresh, Findings(before.mode, before.machine, wanted))
     for complaint in complaints:
-        print(f"worse: {complaint}", file=sys.stderr)
+        print(complaint, file=sys.stderr)
     if complaints:
         raise CasebookError(f"{len(complaints)} rows are worse or cannot be compared; see above")
     print("no row is worse than its tolerance allows")

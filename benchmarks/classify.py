@@ -87,7 +87,8 @@ def _one(
     """
     block, batch = upload(tile[0]), bare.prepare(tile)
     backbone = load(recipe, "cpu").backbone
-    backbone.embed(tile)
+    computed, expected = backbone.embed(tile), _forward(bare, batch)[0]
+    check_equal(computed, expected, 1e-4, "what embed computes and the bare pass")
 
     def embed() -> Spent:
         return worker.submit(timed(lambda: backbone.embed(tile))).result()

@@ -43,6 +43,6 @@ def _complaint(now: Result | None, before: Result) -> str:
     if now.ratio.median >= limit if least else now.ratio.median <= limit:
         return ""
     return (
-        f"{before.name}: {now.ratio.median:.2f}, committed {before.ratio.median:.2f}; "
+        f"{before.name}: worse: {now.ratio.median:.2f}, committed {before.ratio.median:.2f}; "
         f"{'at least' if least else 'at most'} {limit:.2f} is allowed"
     )

@@ -41,7 +41,7 @@ def tiles(size: int, count: int) -> Pixels:
 
 
 def write_npz(path: Path, images: dict[Split, Pixels]) -> None:
-    """A dataset file as MedMNIST's are: deflated, of two classes by turns."""
+    """A dataset file deflated as MedMNIST's are, at the fastest level; two classes in turn."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for split, array in images.items():
             labels = (np.arange(len(array)) % 2).astype(np.uint8)[:, None]

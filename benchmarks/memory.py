@@ -19,7 +19,7 @@ SMALL = "timm:test_vit.r160_in1k"
 """A network that takes little memory itself, so that a dataset kept in memory would show."""
 
 COUNT, MORE = 256, 8
-"""Images, and how many times as many: were they kept, the peak would be a quarter higher."""
+"""Images, and how many times as many: were they kept, the peak would be about 1.3 times as high."""
 
 BATCH = 16
 CASES = 100_000

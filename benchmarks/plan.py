@@ -19,7 +19,7 @@ ROUNDS = 5
 """The fewest that the documentation is written from."""
 
 KEEPING = frozenset({"embed", "reach", "precision", "classify", "gpu"})
-"""Paths of which both sides keep freed memory, as the command ``embed`` does."""
+"""Paths that are run while this process keeps freed memory, as the command ``embed`` does."""
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """The embedding of one dataset file, three ways: as ``embed`` does it, bare, by the common script.
 
 All three embed the same images in batches of the same size, in this process. ``embed``'s time is
-that of its engine from the first image to the finished cell, on disk: reading, preprocessing, the
-network, writing. Loading the backbone, which does not grow with the dataset, is left out on every
-side.
+that of its engine from opening the dataset to the finished cell, on disk: reading, preprocessing,
+the network, writing. Loading the backbone, which does not grow with the dataset, is left out on
+every side.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ Size = tuple[int, int]
 
 MOST_COMPUTED = 0.8
 """The largest share, of all numbers that the layers put out, that is worth computing by windows:
-0.79, of densenet121 at 128 px, still is (docs/performance.md).
+of densenet121 at 128 px it is 0.79, and the gain is small (docs/performance.md).
 """
 
 TOLERANCE = 1e-5

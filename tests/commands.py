@@ -61,3 +61,13 @@ def run(
     assert "Traceback" not in errors, errors
     assert process.returncode == status, f"{process.returncode}\n{output}\n{errors}"
     return subprocess.CompletedProcess(words, process.returncode, output, errors)
+
+
+PEAK = """
+import re
+
+def peak():
+    status = open("/proc/self/status").read()
+    return int(re.search("VmHWM:\\\\s+([0-9]+)", status)[1]) / 1024
+"""
+"""For a script: megabytes resident at most. What getrusage tells begins with its parent's peak."""

@@ -6,6 +6,7 @@ import csv
 import http.server
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -237,12 +238,17 @@ def test_another_dataset_under_the_same_name_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["embed", "knn-eval", "casebook"])
 def test_help_answers_in_under_half_a_second(command: str, tmp_path: Path) -> None:
+    """Of the processor, which other tests may share."""
     seconds = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = os.times()
         run(tmp_path, command, "--help")
-        seconds.append(time.perf_counter() - began)
-    assert min(seconds) < 0.5
+        ended = os.times()
+        seconds.append(
+            ended.children_user - began.children_user
+            + ended.children_system - began.children_system
+        )  # fmt: skip
+    assert 0 < min(seconds) < 0.5
 
 
 @pytest.mark.parametrize(

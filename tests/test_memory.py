@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.lib import format as npy
 
-from tests.commands import start
+from benchmarks.processes import peak_bytes
 
 ROW = 224 * 224 * 3
 PEAK_MB = 500
@@ -35,12 +34,7 @@ def write_large(path: Path, count: int) -> Path:
 def peak_megabytes(folder: Path, dataset: Path) -> float:
     """Embed ``dataset`` in a process of its own; its largest resident size."""
     asked = ("--model", "timm:test_vit.r160_in1k", "--random-weights", "0")
-    process = start(folder, "embed", *asked, "--dataset", str(dataset))
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    output, errors = process.communicate()
-    assert process.returncode == 0, f"{output}\n{errors}"
-    return usage.ru_maxrss / 1024
+    return peak_bytes(folder, "embed", *asked, "--dataset", str(dataset), "--store", "store") / 1e6
 
 
 @pytest.mark.slow

@@ -134,7 +134,7 @@ def test_the_command_measures_writes_and_compares(
         committed = Findings("default", {}, (replace(found, ratio=ratio),))
         write(committed, tmp_path / "benchmarks" / "results.json")
         assert main([*asked, "--check"]) == status
-        assert ("worse: probe: " in capsys.readouterr().err) == bool(status)
+        assert ("probe: worse: " in capsys.readouterr().err) == bool(status)
     assert main(["--only", "nothing"]) == 2
 
 

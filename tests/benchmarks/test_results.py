@@ -162,9 +162,9 @@ def test_the_guard_lets_pass_what_is_within_the_tolerance() -> None:
 
 def test_the_guard_names_the_row_that_is_worse() -> None:
     (slower,) = worsened(fresh(**{"knn-organa-512": 1.58}), FINDINGS)
-    assert slower == "knn-organa-512: 1.58, committed 1.31; at most 1.57 is allowed"
+    assert slower == "knn-organa-512: worse: 1.58, committed 1.31; at most 1.57 is allowed"
     (lower,) = worsened(fresh(**{"embed-vit-28-bare": 0.88}), FINDINGS)
-    assert lower == "embed-vit-28-bare: 0.88, committed 0.99; at least 0.89 is allowed"
+    assert lower == "embed-vit-28-bare: worse: 0.88, committed 0.99; at least 0.89 is allowed"
 
 
 def test_the_guard_names_rows_that_only_one_run_has() -> None:

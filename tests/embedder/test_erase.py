@@ -25,6 +25,7 @@ from embedder.errors import CellBusyError, DamagedCellError, StoreError, StoreFu
 from embedder.store import Cell, Header, Store, read_cell
 from embedder.types import Split, Vectors
 from embedder.writer import CellWriter
+from tests.commands import PEAK
 from tests.embedder.cells import COUNTS, header, labels, small_disk, vectors
 
 ROOT = Path(__file__).parents[2]
@@ -394,14 +395,11 @@ def test_rows_of_every_block_are_erased(store: Store) -> None:
 
 
 _MEASURE = """
-import resource, sys
+import sys
 from pathlib import Path
 from embedder.erase import erase
 from embedder.store import Store
 from embedder.types import Split
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 store = Store(Path(sys.argv[1]))
 path = store.path("tiny", 28, "fake")
@@ -415,7 +413,7 @@ print(peak() - before)
 def test_memory_is_that_of_a_few_blocks(store: Store) -> None:
     write_wide(store)
     run = subprocess.run(
-        [sys.executable, "-c", _MEASURE, str(store.root)],
+        [sys.executable, "-c", PEAK + _MEASURE, str(store.root)],
         capture_output=True, text=True, check=False, cwd=ROOT,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr

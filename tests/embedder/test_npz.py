@@ -20,6 +20,7 @@ from embedder.datasets import DATASETS, Dataset
 from embedder.errors import DamagedDatasetError, DatasetError
 from embedder.npz import NpzSource
 from embedder.types import Split, Task
+from tests.commands import PEAK
 
 Arrays = dict[str, NDArray[Any]]
 NpzMaker = Callable[..., Path]
@@ -608,13 +609,10 @@ def test_checksum_changes_where_splits_change_places(tmp_path: Path) -> None:
 # Memory
 
 _MEASURE = """
-import resource, sys
+import sys
 from pathlib import Path
 from embedder.npz import NpzSource
 from embedder.types import Split
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 path = Path(sys.argv[1])
 source = NpzSource(Path(sys.argv[2]))
@@ -642,7 +640,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     np.savez_compressed(large, train_images=images, train_labels=labels, **rest)
     np.savez_compressed(small, train_images=few, train_labels=labels[:2], **rest)
     run = subprocess.run(
-        [sys.executable, "-c", _MEASURE, str(large), str(small)],
+        [sys.executable, "-c", PEAK + _MEASURE, str(large), str(small)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from embedder.errors import DamagedDatasetError, DatasetError
 from embedder.seekable import SeekableMember
+from tests.commands import PEAK
 
 MIB = 1 << 20
 SIZE = 4 * MIB + 12_345
@@ -260,12 +261,9 @@ def test_an_encrypted_member_is_refused(tmp_path: Path) -> None:
 # Memory
 
 _MEASURE = """
-import resource, sys
+import sys
 from pathlib import Path
 from embedder.seekable import SeekableMember
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 path = Path(sys.argv[1])
 SeekableMember(path, "small").read(0, 1)
@@ -288,7 +286,10 @@ def test_memory_is_bounded_whatever_the_size(tmp_path: Path) -> None:
             for number in range(1200):
                 stream.write(noise[number % 4])
     run = subprocess.run(
-        [sys.executable, "-c", _MEASURE, str(path)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", PEAK + _MEASURE, str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
     assert float(run.stdout) < 60  # MB
