@@ -10,7 +10,7 @@ import torch
 from embedder.backbones import CANVAS, IMAGE_TOWER, POOLED, Checkpoint
 from embedder.errors import BackboneError, UnknownNameError
 from embedder.registry import find
-from embedder.weights import one_line, size_options
+from embedder.weights import create, size_options
 
 
 def describe(name: str) -> Checkpoint:
@@ -33,16 +33,10 @@ def _describe_timm(name: str, checkpoint: str) -> Checkpoint:
             f"{', '.join(timm.list_pretrained(f'{architecture}.*')) or 'none'}"
         )
     config = timm.get_pretrained_cfg(checkpoint)
-    options = size_options(checkpoint)
     with torch.device("meta"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        try:
-            width = int(timm.create_model(checkpoint, pretrained=False, **options).head_hidden_size)
-        except (TypeError, AssertionError, AttributeError, NotImplementedError) as error:
-            raise BackboneError(
-                f"{name} cannot be built for {CANVAS} px: {one_line(error)}; "
-                "choose another checkpoint"
-            ) from error
+        model = create(name, checkpoint, pretrained=False, **size_options(checkpoint))
+    width = int(model.head_hidden_size)
     return Checkpoint(
         name, "timm", checkpoint, width, config.input_size[-1], config.mean, config.std,
         config.license or "unknown", POOLED,

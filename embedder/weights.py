@@ -54,18 +54,23 @@ def _build_timm(row: Checkpoint, state: dict[str, Any] | None, *, pretrained: bo
         _refuse_other_shapes(row, state, options)
         # With as many classes as the checkpoint has, timm fits a state dict strictly.
         options["pretrained_cfg_overlay"] = {"state_dict": state}
-    try:
-        model: Any = timm.create_model(
-            row.checkpoint, pretrained=pretrained or state is not None, **options
-        )
-    except (TypeError, AssertionError) as error:
-        raise BackboneError(
-            f"{row.name} cannot be built for {CANVAS} px: {one_line(error)}; "
-            "choose another checkpoint"
-        ) from error
+    pretrained = pretrained or state is not None
+    model = create(row.name, row.checkpoint, pretrained=pretrained, **options)
     model.pretrained_cfg.pop("state_dict", None)
     built: nn.Module = model
     return built
+
+
+def create(name: str, checkpoint: str, **options: Any) -> Any:
+    """timm's model; raises BackboneError where the architecture takes no images of the canvas's
+    size.
+    """
+    try:
+        return timm.create_model(checkpoint, **options)
+    except (TypeError, AssertionError) as error:
+        raise BackboneError(
+            f"{name} cannot be built for {CANVAS} px: {one_line(error)}; choose another checkpoint"
+        ) from error
 
 
 def size_options(checkpoint: str) -> dict[str, Any]:
@@ -86,7 +91,7 @@ def _refuse_other_shapes(row: Checkpoint, state: dict[str, Any], options: dict[s
     timm renames, or a linear patch embedding that it folds) is left to timm.
     """
     with torch.device("meta"):
-        models = [timm.create_model(row.checkpoint, **how).state_dict() for how in ({}, options)]
+        models = [create(row.name, row.checkpoint, **how).state_dict() for how in ({}, options)]
     if not state.keys() <= models[0].keys():
         return
     for key, tensor in state.items():

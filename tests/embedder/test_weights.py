@@ -209,6 +209,31 @@ def test_a_checkpoint_that_cannot_be_run_is_refused() -> None:
         load(Recipe(describe(name), Weights(random_seed=0)))
 
 
+def test_a_checkpoint_that_takes_one_size_only_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As timm's architectures without ``img_size`` do; none of those it has today is among them."""
+
+    def deit_tiny(
+        pretrained: bool, pretrained_cfg: Any, pretrained_cfg_overlay: Any, cache_dir: Any
+    ) -> Any:
+        return timm.models.deit_tiny_patch16_224(pretrained, pretrained_cfg=pretrained_cfg)
+
+    name = "deit_tiny_patch16_224"
+    torch.save(timm.create_model(name).state_dict(), tmp_path / "w.pth")
+    row = describe(f"timm:{name}.fb_in1k")
+    monkeypatch.setitem(timm.models._registry._model_entrypoints, name, deit_tiny)
+    refused = (
+        r"timm:deit_tiny_patch16_224.fb_in1k cannot be built for 224 px: .* unexpected keyword "
+        "argument 'img_size'; choose another checkpoint"
+    )
+    with pytest.raises(BackboneError, match=refused):
+        describe(row.name)
+    for weights in (Weights(random_seed=0), Weights(tmp_path / "w.pth")):
+        with pytest.raises(BackboneError, match=refused):
+            load(Recipe(row, weights))
+
+
 TIMM_ROWS = [row for row in BACKBONES.values() if row.library == "timm"]
 
 
