@@ -14,7 +14,7 @@ import torch
 from benchmarks import material
 from benchmarks.plan import Plan
 from benchmarks.results import Result, compare
-from benchmarks.rounds import Side, Spent, check_equal, interleave, timed, typical, watch
+from benchmarks.rounds import REST, Side, Spent, check_equal, interleave, timed, typical, watch
 from benchmarks.runs import Bare, Embed, Images
 from benchmarks.serving import Service, ask, serving, upload
 from embedder.loading import load
@@ -27,8 +27,6 @@ from index.search import SupportSet
 CASES = 10_000
 SIZE = 28
 CLIENTS = 32
-_REST = 0.02
-"""Seconds in which the threads of the side before stop waiting for work."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,7 @@ def _repeated(action: Side, count: int) -> Side:
     def side() -> Spent:
         runs = []
         for _ in range(count + 1):
-            time.sleep(_REST)
+            time.sleep(REST)
             runs.append(action())
         return Spent(typical(runs[1:]))
 
@@ -140,11 +138,9 @@ def _many(
 
     def rate() -> Spent:
         """Seconds per image, as the sides differ by two images."""
-        time.sleep(_REST)
         return Spent(embed().wall / images.total)
 
     def clients() -> Spent:
-        time.sleep(_REST)
         return Spent(ask(service.port, requests, CLIENTS).seconds / len(requests))
 
     spent = interleave([rate, clients], plan.rounds)

@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 
 from embedder.errors import EvaluationError
 
+REST = 0.05
+"""Seconds after which threads cease to wait for more work (OpenBLAS's after 2**26 cycles)."""
+
 
 @dataclass
 class Spent:
@@ -63,11 +66,14 @@ def timed(action: Callable[[], object]) -> Side:
 
 
 def interleave(sides: Sequence[Side], rounds: int) -> list[list[Spent]]:
-    """For each side what its runs took. Each round runs every side once, every other backwards."""
+    """For each side what its runs took. Each round runs every side once, every other backwards,
+    after a moment in which the threads of the side before cease to wait for more work.
+    """
     spent: list[list[Spent]] = [[] for _ in sides]
     for number in range(rounds):
         order = range(len(sides)) if number % 2 == 0 else reversed(range(len(sides)))
         for place in order:
+            time.sleep(REST)
             spent[place].append(sides[place]())
     return spent
 

@@ -255,7 +255,7 @@ def _intervals(
 def _versions(index: Kind) -> dict[str, str]:
     found = {**library_versions(), **{name: version(name) for name in ("casebook", "scikit-learn")}}
     if index is not Kind.REFERENCE:
-        import faiss
+        from index.blas import faiss
 
         found["faiss"] = faiss.__version__
     return found

@@ -31,7 +31,7 @@ def resolve(kind: Kind) -> Kind:
             "FAISS is not installed; pip install faiss-cpu, or faiss-gpu-cu12 for a GPU, "
             "or use --index reference"
         )
-    import faiss
+    from index.blas import faiss
 
     gpus = faiss.get_num_gpus() if hasattr(faiss, "StandardGpuResources") else 0
     if kind is Kind.GPU and not gpus:

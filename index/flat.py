@@ -17,12 +17,12 @@ from functools import cache, partial
 from threading import Lock
 from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from embedder.types import Distance, Rows, Vectors
 from index import threads
+from index.blas import faiss
 from index.exhaustive import search_all
 from index.search import Neighbours, SupportSet, rank, similarity
 

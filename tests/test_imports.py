@@ -62,6 +62,12 @@ def test_packages_import_one_way(package: str) -> None:
         assert ours <= ALLOWED[package], f"{path} imports {ours - ALLOWED[package]}"
 
 
+def test_faiss_is_loaded_in_one_place() -> None:
+    paths = [path for package in ALLOWED for path in (ROOT / package).glob("**/*.py")]
+    found = {path.relative_to(ROOT).as_posix() for path in paths if "faiss" in imports(path)}
+    assert found == {"index/blas.py"}
+
+
 def test_the_embedder_is_built_in_steps() -> None:
     steps = {name: step for step, names in enumerate(ORDER) for name in names}
     files = [path for path in (ROOT / "embedder").glob("*.py") if path.stem != "__init__"]

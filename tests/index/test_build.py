@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -63,7 +62,7 @@ def test_auto_is_the_processor_without_a_gpu() -> None:
 
 def test_auto_is_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = SimpleNamespace(StandardGpuResources=object, get_num_gpus=lambda: 2)
-    monkeypatch.setitem(sys.modules, "faiss", fake)
+    monkeypatch.setattr("index.blas.faiss", fake)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     assert resolve(Kind.AUTO) is Kind.GPU
     assert resolve(Kind.GPU) is Kind.GPU

@@ -3,7 +3,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
-import faiss
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from embedder.errors import SearchError, ZeroVectorError
 from embedder.types import Distance, Rows, Split, Vectors
+from index.blas import faiss
 from index.exhaustive import search_all
 from index.flat import FlatIndex
 from index.reference import ReferenceIndex
