@@ -24,7 +24,7 @@ class Shape:
     turns: int = 1
 
 
-SHAPES = {"resnet18": Shape(128, 64), "vit": Shape(8, 4, turns=2)}
+SHAPES = {"resnet18": Shape(256, 64), "vit": Shape(8, 4, turns=2)}
 FULL = {"resnet18": Shape(1024, 64), "vit": Shape(256, 64)}
 SIZES = (28, 224)
 
