@@ -54,8 +54,9 @@ def _handle(options: argparse.Namespace) -> int:
     os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched while the clock runs
     from benchmarks.document import table, write_table
     from benchmarks.machine import facts
-    from benchmarks.plan import ROUNDS, Plan, run
+    from benchmarks.plan import Plan, run
     from benchmarks.results import Findings, read, rounded, write
+    from benchmarks.rounds import ROUNDS
 
     rounds = console.numbers([options.rounds], "--rounds")
     if len(rounds) != 1:

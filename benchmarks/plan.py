@@ -10,13 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.results import Result
+from benchmarks.rounds import ROUNDS
 from benchmarks.targets import BY_NAME, PATHS, TARGETS
 from embedder.errors import EvaluationError
 from embedder.heap import keep_freed
 from embedder.registry import find
-
-ROUNDS = 5
-"""The fewest that the documentation is written from."""
 
 KEEPING = frozenset({"embed", "reach", "precision", "classify", "gpu"})
 """Paths that are run while this process keeps freed memory, as the command ``embed`` does."""

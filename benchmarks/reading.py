@@ -36,18 +36,18 @@ def measure(plan: Plan, folder: Path) -> Iterator[Result]:
     _check(folder, cell)
     ours, theirs = timed(lambda: into_index(folder, cell.path)), timed(lambda: plain(cell))
     if plan.wants("reading-warm"):
-        yield _measure(plan.rounds, "reading-warm", shape, [ours, theirs])
+        yield _measure(plan, "reading-warm", shape, [ours, theirs])
     if plan.wants("reading-cold"):
         cold = [_cold(cell.path, lambda: into_index(folder, cell.path)),
                 _cold(cell.path, lambda: plain(cell))]  # fmt: skip
         try:
-            yield _measure(2 * plan.rounds, "reading-cold", shape, cold)  # disks are unsteady
+            yield _measure(plan, "reading-cold", shape, cold)
         except EvaluationError as error:
             yield absent("reading-cold", str(error))
 
 
-def _measure(rounds: int, name: str, shape: str, sides: list[Side]) -> Result:
-    spent = interleave(sides, rounds)
+def _measure(plan: Plan, name: str, shape: str, sides: list[Side]) -> Result:
+    spent = interleave(sides, plan.rounds)
     detail = f"cell {typical(spent[0]):.2f} s, np.fromfile {typical(spent[1]):.2f} s"
     return compare(name, shape, spent, detail)
 

@@ -14,6 +14,15 @@ from numpy.typing import NDArray
 
 from embedder.errors import EvaluationError
 
+ROUNDS = 5
+"""The fewest that the documentation is written from."""
+
+_MOST = 4
+"""So many times the rounds are had of quick sides at most."""
+
+_ENOUGH = 15.0
+"""Seconds after which no more rounds are had than were asked for."""
+
 REST = 0.05
 """Seconds after which threads cease to wait for more work (OpenBLAS's after 2**26 cycles)."""
 
@@ -68,9 +77,14 @@ def timed(action: Callable[[], object]) -> Side:
 def interleave(sides: Sequence[Side], rounds: int) -> list[list[Spent]]:
     """For each side what its runs took. Each round runs every side once, every other backwards,
     after a moment in which the threads of the side before cease to wait for more work.
+
+    Quick sides have more rounds, if ``rounds`` are ROUNDS or more.
     """
     spent: list[list[Spent]] = [[] for _ in sides]
-    for number in range(rounds):
+    began = time.perf_counter()
+    for number in range(_MOST * rounds):
+        if number >= rounds and (rounds < ROUNDS or time.perf_counter() - began > _ENOUGH):
+            break
         order = range(len(sides)) if number % 2 == 0 else reversed(range(len(sides)))
         for place in order:
             time.sleep(REST)

@@ -35,7 +35,7 @@ def _help(plan: Plan, folder: Path) -> Result:
     slowest = max(zip(COMMANDS, spent, strict=True), key=lambda pair: typical(pair[1]))[0]
     detail = f"the slowest is mostly {' '.join(slowest)}"
     names = ", ".join(" ".join(words) for words in COMMANDS)
-    return Result("start-help", names, Spread.of(rounds), None, plan.rounds, detail)
+    return Result("start-help", names, Spread.of(rounds), None, len(rounds), detail)
 
 
 def _serve(plan: Plan, folder: Path) -> Result:

@@ -1,8 +1,9 @@
 """FAISS, loaded so that its matrix product uses the processor's widest vectors.
 
-The wheels of faiss-cpu bring OpenBLAS 0.3.15, of 2021, which takes a younger processor for one
-without AVX-512, or without AVX (https://github.com/facebookresearch/faiss/issues/4750). It is told
-by an environment variable that it reads once, when it is loaded. Import FAISS from here.
+The wheels of faiss-cpu bring OpenBLAS 0.3.15, of 2021 (facebookresearch/faiss, issue 4750), which
+takes younger processors of AMD for ones without AVX-512, or even without AVX (xianyi/OpenBLAS,
+issue 3620). An environment variable tells it better; it reads that once, when it is loaded. So
+FAISS is imported from here only. docs/performance.md has what is gained.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -30,6 +32,20 @@ def test_every_other_round_runs_the_sides_backwards() -> None:
     spent = interleave([lambda: side("a"), lambda: side("b"), lambda: side("c")], 3)
     assert "".join(order) == "abccbaabc"
     assert [[one.wall for one in row] for row in spent] == [[1, 6, 7], [2, 5, 8], [3, 4, 9]]
+
+
+def test_quick_sides_have_more_rounds_of_a_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+
+    def side(seconds: float) -> Spent:
+        clock[0] += seconds
+        return Spent(seconds)
+
+    monkeypatch.setattr("benchmarks.rounds.time.sleep", lambda _: None)
+    monkeypatch.setattr("benchmarks.rounds.time.perf_counter", lambda: clock[0])
+    counts = [len(interleave([partial(side, seconds)], 5)[0]) for seconds in (0.1, 2.0, 9.0)]
+    assert counts == [20, 8, 5]
+    assert len(interleave([partial(side, 0.1)], 4)[0]) == 4
 
 
 def test_ratios_are_of_one_round_each() -> None:
