@@ -38,7 +38,9 @@ def build_parser() -> console.Parser:
         "NAME",
         f"these rows, or paths: {', '.join(PATHS)}; the table is printed, not written",
     )
-    parser.add_argument("--rounds", metavar="N", default="5", help="of each side (default 5)")
+    parser.add_argument(
+        "--rounds", metavar="N", default="5", help="of each side, at least (default 5)"
+    )
     output = parser.add_mutually_exclusive_group()
     output.add_argument(
         "--json", type=Path, metavar="FILE", help="write the results here, and nothing else"

@@ -15,16 +15,13 @@ from benchmarks.runs import Bare, Embed, Images, Script, workers
 
 @dataclass(frozen=True)
 class Shape:
-    """How many images, and how many at a time; a network that is slow gets fewer, and for each of
-    the plan's rounds so many ``turns``, as fewer images differ more from run to run.
-    """
+    """How many images, and how many at a time; a network that is slow gets fewer."""
 
     count: int
     batch: int
-    turns: int = 1
 
 
-SHAPES = {"resnet18": Shape(256, 64), "vit": Shape(8, 4, turns=2)}
+SHAPES = {"resnet18": Shape(128, 64), "vit": Shape(8, 4)}
 FULL = {"resnet18": Shape(1024, 64), "vit": Shape(256, 64)}
 SIZES = (28, 224)
 
@@ -36,10 +33,10 @@ def measure(plan: Plan, folder: Path) -> Iterator[Result]:
             wanted = [n for n in (f"{name}-bare", f"{name}-script") if plan.wants(n)]
             if wanted:
                 images = Images(folder / name, size, shape.count, shape.batch)
-                yield from _measure(plan.rounds * shape.turns, images, model, wanted)
+                yield from _measure(plan, images, model, wanted)
 
 
-def _measure(rounds: int, images: Images, model: str, wanted: list[str]) -> Iterator[Result]:
+def _measure(plan: Plan, images: Images, model: str, wanted: list[str]) -> Iterator[Result]:
     images.write()
     recipe = material.recipe(model)
     bare = Bare(images, recipe)
@@ -48,7 +45,7 @@ def _measure(rounds: int, images: Images, model: str, wanted: list[str]) -> Iter
         embed = Embed(images, recipe, plain=against_bare)
         rival = bare if against_bare else Script(images, recipe)
         _check(embed, rival, name)
-        ours, theirs = interleave([embed, rival], rounds)
+        ours, theirs = interleave([embed, rival], plan.rounds)
         rates = [images.total / typical(side) for side in (ours, theirs)]
         detail = (
             f"images/s: embed {rates[0]:.1f}, {'bare' if against_bare else 'script'} {rates[1]:.1f}"

@@ -18,10 +18,10 @@ ROUNDS = 5
 """The fewest that the documentation is written from."""
 
 _MOST = 4
-"""So many times the rounds are had of quick sides at most."""
+"""Quick sides have at most so many times the rounds that were asked for."""
 
 _ENOUGH = 15.0
-"""Seconds after which no more rounds are had than were asked for."""
+"""Seconds after which quick sides have no further rounds."""
 
 REST = 0.05
 """Seconds after which threads cease to wait for more work (OpenBLAS's after 2**26 cycles)."""

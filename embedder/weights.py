@@ -62,8 +62,8 @@ def _build_timm(row: Checkpoint, state: dict[str, Any] | None, *, pretrained: bo
 
 
 def create(name: str, checkpoint: str, **options: Any) -> Any:
-    """timm's model; raises BackboneError where the architecture takes no images of the canvas's
-    size.
+    """timm's model; raises BackboneError where the architecture refuses these options, mostly the
+    canvas's size.
     """
     try:
         return timm.create_model(checkpoint, **options)

@@ -1,9 +1,9 @@
 """FAISS, loaded so that its matrix product uses the processor's widest vectors.
 
-The wheels of faiss-cpu bring OpenBLAS 0.3.15, of 2021 (facebookresearch/faiss, issue 4750), which
-takes younger processors of AMD for ones without AVX-512, or even without AVX (xianyi/OpenBLAS,
-issue 3620). An environment variable tells it better; it reads that once, when it is loaded. So
-FAISS is imported from here only. docs/performance.md has what is gained.
+The wheels of faiss-cpu, seen at 1.15.1, bring OpenBLAS 0.3.15 of 2021, which takes AMD's Zen 4 for
+a Zen without AVX-512. A variable tells it better, which it reads once, when it is loaded; by a name
+that it does not know it falls back to a core of 2004. So FAISS is imported from here only, and
+before anybody else does. docs/performance.md has what is gained.
 """
 
 from __future__ import annotations
@@ -12,30 +12,33 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np  # noqa: F401  before FAISS: its OpenBLAS is younger, and is not to be told
-
 _CORE = "OPENBLAS_CORETYPE"
 _SKYLAKEX = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
 _CPUINFO = Path("/proc/cpuinfo")
 
 
-def core_type(cpuinfo: str) -> str | None:
-    """OpenBLAS's name for a core with AVX-512, where the system says that there is one."""
-    line = next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "")
-    return "SkylakeX" if set(line.split()) >= _SKYLAKEX else None
+def core_type(cpuinfo: Path) -> str | None:
+    """OpenBLAS's name for a core with AVX-512, where Linux's list of processors has it."""
+    try:
+        lines = cpuinfo.read_text(errors="replace").splitlines()
+    except OSError:
+        return None
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    return "SkylakeX" if set(flags) >= _SKYLAKEX else None
 
 
 def _load() -> Any:
-    chosen = None
-    if _CORE not in os.environ and _CPUINFO.is_file():
-        chosen = core_type(_CPUINFO.read_text())
+    """What a user has chosen is left; the environment is as before once FAISS is there."""
+    before = os.environ.pop(_CORE, None)
+    chosen = before or core_type(_CPUINFO)
     if chosen:
         os.environ[_CORE] = chosen
     try:
         import faiss
     finally:
-        if chosen:
-            del os.environ[_CORE]
+        os.environ.pop(_CORE, None)
+        if before is not None:
+            os.environ[_CORE] = before
     return faiss
 
 

@@ -70,12 +70,13 @@ def test_the_table() -> None:
         "",
         "| row | found | processor time | target | measured on |",
         "|---|---|---|---|---|",
-        "| `embed-vit-28-bare` | 0.99 (0.97 to 1.02) | - | 0.95 or more: met | 10 images |",
+        "| `embed-vit-28-bare` | 0.99 (0.97 to 1.02) | - | 0.95 or more: met "
+        "| 10 images; 5 rounds |",
         "",
     ]
     assert lines[14] == (
         "| `knn-organa-512` | 1.31 (1.28 to 1.35) | 1.10 (1.00 to 1.20) | "
-        "1.25 or less: **missed** | 4,096 queries; search 1.31 s, product 1.00 s |"
+        "1.25 or less: **missed** | 4,096 queries; search 1.31 s, product 1.00 s; 5 rounds |"
     )
     assert lines[20].startswith("| `start-help` | 0.30 (0.20 to 0.40) s | - | 0.5 s or less: met |")
     assert lines[-1] == "Not measured: `gpu-knn`: no CUDA device."

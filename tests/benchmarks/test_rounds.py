@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.rounds import (
+    REST,
     Spent,
     Spread,
     check_equal,
@@ -41,10 +42,12 @@ def test_quick_sides_have_more_rounds_of_a_measurement(monkeypatch: pytest.Monke
         clock[0] += seconds
         return Spent(seconds)
 
-    monkeypatch.setattr("benchmarks.rounds.time.sleep", lambda _: None)
+    rests: list[float] = []
+    monkeypatch.setattr("benchmarks.rounds.time.sleep", rests.append)
     monkeypatch.setattr("benchmarks.rounds.time.perf_counter", lambda: clock[0])
     counts = [len(interleave([partial(side, seconds)], 5)[0]) for seconds in (0.1, 2.0, 9.0)]
     assert counts == [20, 8, 5]
+    assert rests == [REST] * sum(counts)
     assert len(interleave([partial(side, 0.1)], 4)[0]) == 4
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from index import blas
 from index.blas import core_type
+
+CORE = "OPENBLAS_CORETYPE"
 
 PROGRAM = """
 import os
@@ -30,20 +32,41 @@ ZEN_4 = f"{ZEN_3} avx512f avx512dq avx512cd avx512bw avx512vl avx512_bf16"
 @pytest.mark.parametrize(
     ("cpuinfo", "expected"),
     [
-        (CPUINFO.format(ZEN_4), "SkylakeX"),
-        (CPUINFO.format(ZEN_3), None),
-        (CPUINFO.format("fpu avx512f avx512cd avx512er avx512pf"), None),  # Knights Landing
-        ("processor\t: 0\nFeatures\t: fp asimd\n", None),
-        ("", None),
+        (CPUINFO.format(ZEN_4).encode(), "SkylakeX"),
+        (b"model name\t: \xff\n" + CPUINFO.format(ZEN_4).encode(), "SkylakeX"),
+        (CPUINFO.format(ZEN_3).encode(), None),
+        (CPUINFO.format("fpu avx512f avx512cd avx512er").encode(), None),  # Knights Landing
+        (b"processor\t: 0\nFeatures\t: fp asimd\n", None),
+        (b"", None),
     ],
 )
-def test_avx512_as_skylake_x_has_it(cpuinfo: str, expected: str | None) -> None:
-    assert core_type(cpuinfo) == expected
+def test_avx512_as_skylake_x_has_it(cpuinfo: bytes, expected: str | None, tmp_path: Path) -> None:
+    (tmp_path / "cpuinfo").write_bytes(cpuinfo)
+    assert core_type(tmp_path / "cpuinfo") == expected
+
+
+def test_a_list_that_cannot_be_read_tells_nothing(tmp_path: Path) -> None:
+    assert core_type(tmp_path / "none") is None
+    assert core_type(tmp_path) is None
+
+
+@pytest.mark.parametrize("before", [None, "", "Haswell"])
+def test_the_environment_is_as_before_where_faiss_fails(
+    before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if before is None:
+        monkeypatch.delenv(CORE, raising=False)
+    else:
+        monkeypatch.setenv(CORE, before)
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(ImportError):
+        blas._load()
+    assert os.environ.get(CORE) == before
 
 
 def architecture(**variables: str) -> str:
     """OpenBLAS's core in FAISS, and what is left in the environment."""
-    kept = {name: value for name, value in os.environ.items() if name != "OPENBLAS_CORETYPE"}
+    kept = {name: value for name, value in os.environ.items() if name != CORE}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], env={**kept, **variables},
         capture_output=True, text=True, check=True,
@@ -54,7 +77,7 @@ def architecture(**variables: str) -> str:
 
 
 needs_avx512 = pytest.mark.skipif(
-    platform.system() != "Linux" or core_type(Path("/proc/cpuinfo").read_text()) is None,
+    core_type(Path("/proc/cpuinfo")) is None,
     reason="this processor has no AVX-512",
 )
 
@@ -62,6 +85,11 @@ needs_avx512 = pytest.mark.skipif(
 @needs_avx512
 def test_faiss_multiplies_with_avx512_where_there_is_some() -> None:
     assert architecture() == "SkylakeX None"
+
+
+@needs_avx512
+def test_an_empty_choice_is_none() -> None:
+    assert architecture(OPENBLAS_CORETYPE="") == "SkylakeX"
 
 
 @needs_avx512

@@ -26,7 +26,7 @@ def no_faiss(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("faiss.get_num_gpus", lambda: 0)
+    monkeypatch.setattr("index.blas.faiss.get_num_gpus", lambda: 0)
 
 
 @pytest.mark.parametrize("kind", [Kind.AUTO, Kind.CPU, Kind.GPU])
