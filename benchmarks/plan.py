@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.results import Result
+from benchmarks.results import Result, rounded
 from benchmarks.rounds import ROUNDS
 from benchmarks.targets import BY_NAME, PATHS, TARGETS
 from embedder.errors import EvaluationError
@@ -66,7 +66,7 @@ def run(plan: Plan) -> tuple[Result, ...]:
         with tempfile.TemporaryDirectory(prefix="casebook-benchmark-") as folder:
             for result in measure(plan, Path(folder)):
                 found[result.name] = result
-                _tell(result)
+                _tell(*rounded([result]))
     if set(found) != set(plan.names()):
         odd = ", ".join(sorted(set(found) ^ set(plan.names())))
         raise EvaluationError(f"measured were other rows than asked for: {odd}; mend the suite")
