@@ -207,8 +207,9 @@ def _galleries(
         caption = (
             f"{vote.line}: cases "
             "drawn at random among those that were right and those that were wrong, each beside "
-            "its nearest training cases. Solid blue: agrees with the prediction; dashed orange: "
-            "does not."
+            "its nearest training cases. Solid blue: agrees with the prediction (where there are "
+            "several labels: has every predicted one, and a query no other); dashed orange: does "
+            "not."
         )
         picture = Picture(f"cases-{slug(name)}", f"Right and wrong in {name}", caption, drawn, True)
         parts.append(picture)
