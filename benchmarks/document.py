@@ -76,7 +76,12 @@ def verdict(result: Result, target: Target) -> str:
 def _line(result: Result, target: Target) -> str:
     assert result.ratio is not None
     judged = re.sub("missed$", "**missed**", verdict(result, target))
-    measured = "; ".join(filter(None, (result.shape, result.detail, f"{result.rounds} rounds")))
+    measured = "; ".join(
+        filter(
+            None,
+            (result.shape, result.detail, f"{result.rounds} round{'s' * (result.rounds != 1)}"),
+        )
+    )
     found = _spread(result.ratio) + (" s" if target.unit is Unit.SECONDS else "")
     cpu = _spread(result.cpu) if result.cpu else "-"
     cells = (f"`{result.name}`", found, cpu, judged, measured)

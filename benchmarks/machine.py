@@ -5,21 +5,19 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 import torch
 
+from embedder import processor
 from index.threads import cores
 
 LIBRARIES = ("torch", "timm", "torchvision", "numpy", "faiss-cpu", "faiss-gpu-cu12", "scikit-learn")
-
-_CPUINFO = Path("/proc/cpuinfo")
 
 
 def facts() -> dict[str, str]:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     found = {
-        "processor": cpu_field("model name") or platform.machine(),
+        "processor": processor.field("model name") or platform.machine(),
         "cores": str(cores()),
         "memory": f"{memory / 2**30:.0f} GiB",
         "Python": platform.python_version(),
@@ -34,16 +32,6 @@ def facts() -> dict[str, str]:
     return found
 
 
-def cpu_field(name: str) -> str:
-    """A field of the first processor in Linux's list; empty where there is none."""
-    lines = _CPUINFO.read_text().splitlines() if _CPUINFO.exists() else []
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() == name:
-            return value.strip()
-    return ""
-
-
 def has_bf16() -> bool:
     """Whether the processor multiplies bfloat16 numbers itself."""
-    return bool({"amx_bf16", "avx512_bf16"} & set(cpu_field("flags").split()))
+    return bool({"amx_bf16", "avx512_bf16"} & set(processor.field("flags").split()))

@@ -208,8 +208,8 @@ def _galleries(
             f"{vote.line}: cases "
             "drawn at random among those that were right and those that were wrong, each beside "
             "its nearest training cases. Solid blue: agrees with the prediction (where there are "
-            "several labels: has every predicted one, and a query no other); dashed orange: does "
-            "not."
+            "several labels: has every predicted one, or none if none is, and a query no other); "
+            "dashed orange: does not."
         )
         picture = Picture(f"cases-{slug(name)}", f"Right and wrong in {name}", caption, drawn, True)
         parts.append(picture)

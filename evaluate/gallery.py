@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from embedder.errors import CasebookError
-from embedder.types import Pixels
+from embedder.types import Pixels, Task
 
 AGREE, DISAGREE, INK, FAINT = "#0072b2", "#d55e00", "#1a1a1a", "#6b6b6b"
 """Blue and vermilion of M. Okabe and K. Ito's palette, told apart by the colour-blind."""
 
-LEGEND = "solid blue: agrees with the prediction; dashed orange: does not"
+_LEGEND = "solid blue: agrees with the prediction; dashed orange: does not"
+_LEGEND_OF_SEVERAL = (
+    "solid blue: has every predicted label, or none if none is (the query: no other); "
+    "dashed orange: does not"
+)
 
 _COLUMNS = 6
 
@@ -40,7 +43,12 @@ class Picture:
     agrees: bool = True
 
 
-def draw(query: Picture, neighbours: list[Picture], heading: str, path: Path) -> None:
+def legend(task: Task) -> str:
+    """What the frames mean."""
+    return _LEGEND_OF_SEVERAL if task is Task.MULTILABEL else _LEGEND
+
+
+def draw(query: Picture, neighbours: list[Picture], heading: list[str], path: Path) -> None:
     """Write the query and its neighbours, nearest first, to ``path`` (.png, .svg or .pdf).
 
     A case that agrees with the prediction, the query's own label too, has a solid blue frame,
@@ -51,7 +59,7 @@ def draw(query: Picture, neighbours: list[Picture], heading: str, path: Path) ->
     left = 2 * EDGE + BIG
     width = left + columns * (TILE + GAP) - GAP + EDGE
     body = max(lines * (TILE + TEXT) + (lines - 1) * GAP, BIG + 2 * TEXT)
-    figure, head = begin(width, body, [heading, LEGEND])
+    figure, head = begin(width, body, heading)
     show(figure, (EDGE, head), BIG, query, 11)
     for number, neighbour in enumerate(neighbours):
         line, column = divmod(number, columns)
@@ -66,7 +74,7 @@ def draw(query: Picture, neighbours: list[Picture], heading: str, path: Path) ->
         ) from error
 
 
-def begin(width: float, body: float, heading: Sequence[str]) -> tuple[Figure, float]:
+def begin(width: float, body: float, heading: list[str]) -> tuple[Figure, float]:
     """A white figure under its heading, and how far below its top edge the rest begins.
 
     ``width``, that of the figure, and ``body``, the height of the rest, are in inches, as what is

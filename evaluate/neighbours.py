@@ -152,7 +152,7 @@ def _verdict(answer: dict[str, Any], task: Task) -> str:
 def _draw(
     cell: Cell, protocol: Protocol, row: int, answer: dict[str, Any], options: argparse.Namespace
 ) -> None:
-    from evaluate.gallery import Picture, draw
+    from evaluate.gallery import Picture, draw, legend
 
     source = _open_images(cell, options)
     rows = [int(case["id"].rpartition("/")[2]) for case in answer["neighbours"]]
@@ -174,7 +174,7 @@ def _draw(
         f"from its {len(cases)} nearest training cases ({protocol.distance}, "
         f"{answer['protocol']['vote']} vote)"
     )
-    draw(query, cases, heading, options.out)
+    draw(query, cases, [heading, legend(cell.dataset.task)], options.out)
     print(f"wrote {options.out}", file=sys.stderr)
 
 

@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from embedder import processor
 from embedder.backbones import CANVAS, Backbone
 from embedder.errors import BackboneError, WeightsError
 from embedder.heap import give_back, keep_freed
@@ -215,11 +216,7 @@ def device_name(device: str) -> str:
     if device == "cuda":
         name: str = torch.cuda.get_device_name()
         return name
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-    except OSError:
-        found = None
-    return found[1] if found else platform.processor() or platform.machine()
+    return processor.field("model name") or platform.processor() or platform.machine()
 
 
 @contextmanager

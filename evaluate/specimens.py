@@ -17,7 +17,7 @@ from embedder.selection import title
 from embedder.store import Cell
 from embedder.types import Distance, Labels, Pixels, Rows, Split, Task, case_id
 from evaluate.canvas import SMALL, STYLED, TEXT, TITLE, Page, place, plain, start, wrap, write
-from evaluate.gallery import EDGE, FAINT, LEGEND, Picture, paint
+from evaluate.gallery import EDGE, FAINT, Picture, legend, paint
 from evaluate.knn import Protocol, find_neighbours
 from evaluate.neighbours import name_of
 from evaluate.panels import Corner, fit
@@ -30,10 +30,6 @@ from index.vote import agrees, decide
 
 _SEED = 2025
 _MEASURED = {Distance.COSINE: "cosine", Distance.EUCLIDEAN: "Euclidean distance"}
-_LEGEND_OF_SEVERAL = (
-    "solid blue: has every predicted label (the query: and no other); dashed orange: does not"
-)
-
 _BESIDE = 5
 """The most training cases that are shown beside a query."""
 
@@ -202,15 +198,14 @@ def cases_gallery(replay: Replay, source: ImageSource, count: int = 2) -> Figure
     protocol = Protocol((beside,), Distance(how["distance"]), split=Split(record.split))
     support = Draw.of(cell, how["draw"]).support(how["shots"]) if how.get("shots") else None
     found = find_neighbours(cell, protocol, replay.rows[chosen], support)
-    several = cell.dataset.task is Task.MULTILABEL
-    whole = " in every label" if several else ""
+    whole = " in every label" if cell.dataset.task is Task.MULTILABEL else ""
     heading = [
         f"{plain(title(cell))}, {scheme_of(record)[1]}",
         f"drawn at random: {len(good)} of the {right.sum():,} {record.split} cases that were "
         f"right{whole}, {len(bad)} of the {(~right).sum():,} others",
         f"each beside the {beside} nearest of the {how['k']} training cases that voted, with "
         f"their {_MEASURED[protocol.distance]}",
-        _LEGEND_OF_SEVERAL if several else LEGEND,
+        legend(cell.dataset.task),
     ]
     groups = _groups(replay, source, chosen, predicted[chosen], found)
     verdicts = [_verdict(replay, place, predicted[place]) for place in chosen]

@@ -9,28 +9,23 @@ before anybody else does. docs/performance.md has what is gained.
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
+
+from embedder import processor
 
 _CORE = "OPENBLAS_CORETYPE"
 _SKYLAKEX = frozenset({"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"})
-_CPUINFO = Path("/proc/cpuinfo")
 
 
-def core_type(cpuinfo: Path) -> str | None:
-    """OpenBLAS's name for a core with AVX-512, where Linux's list of processors has it."""
-    try:
-        lines = cpuinfo.read_text(errors="replace").splitlines()
-    except OSError:
-        return None
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    return "SkylakeX" if set(flags) >= _SKYLAKEX else None
+def core_type(flags: str) -> str | None:
+    """OpenBLAS's name for a core with AVX-512, where these flags of a processor say so."""
+    return "SkylakeX" if set(flags.split()) >= _SKYLAKEX else None
 
 
 def _load() -> Any:
     """What a user has chosen is left; the environment is as before once FAISS is there."""
     before = os.environ.pop(_CORE, None)
-    chosen = before or core_type(_CPUINFO)
+    chosen = before or core_type(processor.field("flags"))
     if chosen:
         os.environ[_CORE] = chosen
     try:

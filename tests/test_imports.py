@@ -23,7 +23,7 @@ ALLOWED = {
 
 ORDER = (
     {"errors", "types"},
-    {"registry", "seekable", "pictures", "files", "heap"},
+    {"registry", "seekable", "pictures", "files", "heap", "processor"},
     {"datasets", "backbones"},
     {"console", "prefetch", "download", "npz", "folder", "phantom", "hog", "preprocess", "recipe",
      "fingerprint", "window"},

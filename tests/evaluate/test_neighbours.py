@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,9 +11,12 @@ from PIL import Image
 
 import casebook
 from embedder import cli as embed
+from embedder.datasets import DATASETS
+from embedder.phantom import PhantomSource
 from embedder.store import Cell, Store
 from embedder.types import Task
 from evaluate import neighbours
+from evaluate.gallery import legend
 from tests.evaluate.conftest import CellMaker, failure
 
 TRAIN, LABELS = [[4, 0], [0, 4], [4, 3], [3, 4]], [0, 1, 2, 2]
@@ -159,9 +163,6 @@ def test_draw_them(store: Store, embedded: Path, tmp_path: Path, capsys: Capture
 def test_draw_a_built_in_dataset(
     store: Store, make_cell: CellMaker, tmp_path: Path, capsys: Capture
 ) -> None:
-    from embedder.datasets import DATASETS
-    from embedder.phantom import PhantomSource
-
     row = DATASETS["phantom-cells"]
     make_cell(
         TRAIN, LABELS, TEST, TRUTHS, name=row.name, classes=row.classes,
@@ -177,6 +178,19 @@ def test_draw_a_built_in_dataset(
     assert "solid blue: agrees with the prediction; dashed orange: does not" in drawing
     assert "train/0  1.000" in drawing
     assert "label: lymphocyte" in drawing
+
+
+def test_draw_cases_of_several_labels(store: Store, make_cell: CellMaker, tmp_path: Path) -> None:
+    row = DATASETS["phantom-findings"]
+    make_cell(
+        TRAIN, [[place == n for place in range(6)] for n in LABELS], TEST, [[0] * 6] * 3,
+        task=Task.MULTILABEL, name=row.name, classes=row.classes,
+        checksum=PhantomSource(row, 28).checksum,
+    )  # fmt: skip
+    out = tmp_path / "cases.svg"
+    assert ask(store, "--dataset", "phantom", "--k", "2", "--out", str(out)) == 0
+    drawing = " ".join(re.findall(r"<!-- (.*) -->", out.read_text()))
+    assert legend(Task.MULTILABEL) in drawing
 
 
 def test_images_that_are_absent(
