@@ -23,7 +23,7 @@ CHUNK = 4096
 _MAPPED = 2**23
 """Numbers that a thread reads of a mapped file before it lets go of them, at most."""
 
-_AT_ONCE = 2**18
+_AT_ONCE = 2**19
 """Numbers that are taken to float64 at a time."""
 
 _FEW = 16
