@@ -5,23 +5,25 @@ from __future__ import annotations
 import ctypes
 import platform
 
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-"""mallopt's M_TRIM_THRESHOLD and M_MMAP_MAX (mallopt(3))."""
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+"""mallopt's M_TRIM_THRESHOLD, M_MMAP_MAX and M_ARENA_MAX (mallopt(3))."""
 
 
-def keep_freed() -> None:
-    """Keep what this process frees for what it asks for next.
+def keep_freed(most: int | None = None) -> None:
+    """Keep what this process frees for what it asks for next, all of it or ``most`` bytes.
 
     A layer puts out up to 200 MB for a batch. By default glibc maps a block of that size anew each
     time, and gives it back; the system clears every page of it again, which can take a quarter of
     the processor time of a forward pass (docs/performance.md). So the process holds on to as much
-    memory as it ever had at a time. For all of the process, though threads other than the main one
-    still have their largest blocks mapped. Does nothing where the C library is another.
+    memory as it ever had at a time; where more than ``most`` is free at the end of its heap, to
+    nothing of that. For all of the process, but for threads that have asked for memory before.
+    Does nothing where the C library is another.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
-        libc.mallopt(_TRIM_THRESHOLD, -1)  # never give back what is free at the heap's end
+        libc.mallopt(_TRIM_THRESHOLD, -1 if most is None else most)  # -1: never give back
         libc.mallopt(_MMAP_MAX, 0)  # no block of its own beside the heap
+        libc.mallopt(_ARENA_MAX, 1)  # one heap: that of a thread has no room for large blocks
 
 
 def give_back() -> None:

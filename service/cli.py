@@ -14,10 +14,14 @@ from typing import TYPE_CHECKING
 
 from embedder import console
 from embedder.errors import CasebookError, UsageError
+from embedder.heap import give_back, keep_freed
 from service import settings as service_settings
 
 if TYPE_CHECKING:
     from service.settings import Settings
+
+_KEPT = 2**30
+"""Bytes of freed memory that are kept for the next batch, at most; a great upload may take more."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,7 +58,9 @@ def _handle(options: argparse.Namespace) -> int:
 
         if not settings.keys_required and not service_settings.is_loopback(settings.host):
             _report(f"warning: whoever reaches {settings.host} may read; no key is asked for")
+        keep_freed(_KEPT)
         context = load_context(settings, keyring, _report)
+        give_back()  # what only loading took
         try:
             set_up_logging(settings.log_level)
             _run(create_app(context), settings, listener, leave)

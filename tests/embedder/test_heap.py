@@ -16,33 +16,56 @@ from tests.conftest import NpzMaker
 
 BLOCKS = """
 import resource
+from concurrent.futures import ThreadPoolExecutor
+import numpy as np
 import torch
-from embedder.heap import keep_freed
+from embedder.heap import give_back, keep_freed
 {first}
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(10):
         torch.ones(25_000_000)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-faults()
-print(faults())
+def resident():
+    with open("/proc/self/statm") as stream:
+        return int(stream.read().split()[1]) * resource.getpagesize()
+{then}
 """
+IN_MAIN = "faults(); print(faults())"
+IN_A_THREAD = (
+    "work = ThreadPoolExecutor(1).submit; work(faults).result(); print(work(faults).result())"
+)
+LEFT = "before = resident(); np.ones(25_000_000, np.float32); {} print(resident() - before)"
+
+needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
-def test_what_is_freed_is_used_again() -> None:
+def run(first: str, then: str) -> int:
+    """What a new process prints."""
     usual = {
         name: value for name, value in os.environ.items()
         if not name.startswith(("MALLOC_", "GLIBC_"))
     }  # fmt: skip
+    words = [sys.executable, "-c", BLOCKS.format(first=first, then=then)]
+    return int(subprocess.check_output(words, env=usual))
 
-    def count(first: str) -> int:
-        words = [sys.executable, "-c", BLOCKS.format(first=first)]
-        return int(subprocess.check_output(words, env=usual))
 
-    kept = count("keep_freed()")
+@needs_glibc
+@pytest.mark.parametrize("then", [IN_MAIN, IN_A_THREAD], ids=["main", "thread"])
+@pytest.mark.parametrize("most", ["", "2**30"])
+def test_what_is_freed_is_used_again(then: str, most: str) -> None:
+    kept = run(f"keep_freed({most})", then)
     assert kept < 10 * 100_000_000 // 4096 / 100
-    assert kept < count("")
+    assert kept < run("", then)
+
+
+@needs_glibc
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux tells what is resident")
+def test_no_more_is_kept_than_was_asked_for() -> None:
+    assert run("keep_freed()", LEFT.format("")) > 90_000_000
+    assert run("keep_freed(2**30)", LEFT.format("")) > 90_000_000
+    assert run("keep_freed(50_000_000)", LEFT.format("")) < 10_000_000
+    assert run("keep_freed()", LEFT.format("give_back();")) < 10_000_000
 
 
 def test_embed_keeps_it(
