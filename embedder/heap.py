@@ -10,14 +10,15 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def keep_freed(most: int | None = None) -> None:
-    """Keep what this process frees for what it asks for next, all of it or ``most`` bytes.
+    """Keep what this process frees for what it asks for next, whatever it is, or until ``most``
+    bytes, less than 2**31, are free at the end of its heap: then all of those go back.
 
     A layer puts out up to 200 MB for a batch. By default glibc maps a block of that size anew each
     time, and gives it back; the system clears every page of it again, which can take a quarter of
     the processor time of a forward pass (docs/performance.md). So the process holds on to as much
-    memory as it ever had at a time; where more than ``most`` is free at the end of its heap, to
-    nothing of that. For all of the process, but for threads that have asked for memory before.
-    Does nothing where the C library is another.
+    memory as it ever had at a time, and its threads share one heap and that heap's lock. To be
+    called before there are threads: what heap one has had stays, and a later one may get it. Does
+    nothing where the C library is another.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

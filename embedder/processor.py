@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-LISTING = Path("/proc/cpuinfo")
+_LISTING = Path("/proc/cpuinfo")
 
 
-def field(name: str, listing: Path = LISTING) -> str:
-    """Of the first processor that is listed, as ``model name``; empty where nothing is told."""
+def field(name: str, listing: Path = _LISTING) -> str:
+    """The first value that Linux lists under a name such as ``model name``; empty without one."""
     try:
         lines = listing.read_text(errors="replace").splitlines()
     except OSError:

@@ -12,6 +12,7 @@ from embedder.datasets import Dataset
 from embedder.errors import CasebookError
 from embedder.store import Cell, Store
 from evaluate.calibration import measure_calibration
+from evaluate.gallery import legend
 from evaluate.grid import Grid, Item, slug
 from evaluate.ledger import Ledger, Line, name_some
 from evaluate.maps import embedding_map
@@ -207,9 +208,7 @@ def _galleries(
         caption = (
             f"{vote.line}: cases "
             "drawn at random among those that were right and those that were wrong, each beside "
-            "its nearest training cases. Solid blue: agrees with the prediction (where there are "
-            "several labels: has every predicted one, or none if none is, and a query no other); "
-            "dashed orange: does not."
+            f"its nearest training cases; {legend(vote.replay.cell.dataset.task)}."
         )
         picture = Picture(f"cases-{slug(name)}", f"Right and wrong in {name}", caption, drawn, True)
         parts.append(picture)

@@ -18,8 +18,8 @@ AGREE, DISAGREE, INK, FAINT = "#0072b2", "#d55e00", "#1a1a1a", "#6b6b6b"
 
 _LEGEND = "solid blue: agrees with the prediction; dashed orange: does not"
 _LEGEND_OF_SEVERAL = (
-    "solid blue: has every predicted label, or none if none is (the query: no other); "
-    "dashed orange: does not"
+    "solid blue: has every predicted label, or has none where none is predicted "
+    "(the query: no other than those); dashed orange: does not"
 )
 
 _COLUMNS = 6
@@ -50,6 +50,8 @@ def legend(task: Task) -> str:
 
 def draw(query: Picture, neighbours: list[Picture], heading: list[str], path: Path) -> None:
     """Write the query and its neighbours, nearest first, to ``path`` (.png, .svg or .pdf).
+
+    Each text of the ``heading`` begins a line; the last should be the ``legend``.
 
     A case that agrees with the prediction, the query's own label too, has a solid blue frame,
     another a dashed vermilion one. Raises CasebookError where the file cannot be written.

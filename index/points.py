@@ -24,7 +24,8 @@ _MAPPED = 2**23
 """Numbers that a thread reads of a mapped file before it lets go of them, at most."""
 
 _AT_ONCE = 2**19
-"""Numbers that are taken to float64 at a time."""
+"""Numbers that are taken to float64 at a time, 4 MB of them in each thread; with fewer, what the
+threads wait for the interpreter's lock is more than the cache gains (docs/performance.md)."""
 
 _FEW = 16
 """Rows anywhere in a file, with each of which the system may map a megabyte or two around it."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from embedder.heap import give_back
 from embedder.pictures import square
 from embedder.selection import title
 from embedder.types import Distance, Labels, Pixels, Scores, Task, Vectors
@@ -31,6 +32,9 @@ Observe = Callable[[Stage, float], None]
 
 _DECODERS = 4
 """Images decoded at a time, at most: one of 50 megapixels takes up to 800 MB meanwhile."""
+
+_GREAT = 4_000_000
+"""Pixels of an image whose memory is too much to keep for what comes next."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,11 @@ class Classifier:
 
         def work() -> list[Pixels]:
             image = uploads.decode(block, self._limits)
-            return [square(image, size, channels) for size, channels in forms]
+            found = [square(image, size, channels) for size, channels in forms]
+            if image.width * image.height > _GREAT:
+                del image
+                give_back()
+            return found
 
         return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
 

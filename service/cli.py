@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from service.settings import Settings
 
 _KEPT = 2**30
-"""Bytes of freed memory that are kept for the next batch, at most; a great upload may take more."""
+"""Bytes that are free at the end of the heap, from which on they go back to the system."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,7 +58,7 @@ def _handle(options: argparse.Namespace) -> int:
 
         if not settings.keys_required and not service_settings.is_loopback(settings.host):
             _report(f"warning: whoever reaches {settings.host} may read; no key is asked for")
-        keep_freed(_KEPT)
+        keep_freed(_KEPT)  # before loading starts threads
         context = load_context(settings, keyring, _report)
         give_back()  # what only loading took
         try:

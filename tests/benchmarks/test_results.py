@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,10 +120,6 @@ def test_the_page_shows_what_is_committed() -> None:
 def test_what_pages_say_of_the_results_is_so() -> None:
     results = read(ROOT / "benchmarks" / "results.json").results
     medians = {row.name: row.ratio.median for row in results if row.ratio}
-    page = (ROOT / "docs" / "performance.md").read_text()
-    after = re.findall(r"\| `([\w-]+)` \| [\d.]+ \| ([\d.]+) \|$", page, re.MULTILINE)
-    assert len(after) > 8
-    assert after == [(name, f"{medians[name]:.2f}") for name, _ in after]
     backbones = (ROOT / "docs" / "backbones.md").read_text()
     for model in reach.MODELS:
         figures = (f"{medians[f'reach-{model}-{size}']:.2f}" for size in reach.SIZES)

@@ -54,14 +54,11 @@ def run(first: str, then: str) -> int:
 @pytest.mark.parametrize("then", [IN_MAIN, IN_A_THREAD], ids=["main", "thread"])
 @pytest.mark.parametrize("most", ["", "2**30"])
 def test_what_is_freed_is_used_again(then: str, most: str) -> None:
-    kept = run(f"keep_freed({most})", then)
-    assert kept < 10 * 100_000_000 // 4096 / 100
-    assert kept < run("", then)
+    assert run(f"keep_freed({most})", then) < run("", then) / 10
 
 
 @needs_glibc
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux tells what is resident")
-def test_no_more_is_kept_than_was_asked_for() -> None:
+def test_much_that_is_free_at_the_end_of_the_heap_is_given_back() -> None:
     assert run("keep_freed()", LEFT.format("")) > 90_000_000
     assert run("keep_freed(2**30)", LEFT.format("")) > 90_000_000
     assert run("keep_freed(50_000_000)", LEFT.format("")) < 10_000_000

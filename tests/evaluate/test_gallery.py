@@ -106,8 +106,8 @@ def test_a_long_name_is_cut(tmp_path: Path) -> None:
 def test_what_the_frames_mean() -> None:
     assert legend(Task.BINARY) == "solid blue: agrees with the prediction; dashed orange: does not"
     assert legend(Task.MULTILABEL) == (
-        "solid blue: has every predicted label, or none if none is (the query: no other); "
-        "dashed orange: does not"
+        "solid blue: has every predicted label, or has none where none is predicted "
+        "(the query: no other than those); dashed orange: does not"
     )
 
 

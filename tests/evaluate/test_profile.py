@@ -3,11 +3,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import time
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -16,7 +16,6 @@ from torch import nn
 import casebook
 from embedder.backbones import BACKBONES, BENCHMARK
 from embedder.errors import BackboneError
-from embedder.heap import keep_freed
 from embedder.loading import describe
 from embedder.recipe import Recipe, Weights
 from evaluate import profile, profile_cli
@@ -137,16 +136,22 @@ def test_measure_a_tiny_backbone() -> None:
     assert found.checkpoint == "random:0"
 
 
+KNOWN_CALL = """
+import json, time
+import numpy as np
+from embedder.heap import keep_freed
+from evaluate.profile import _run
+keep_freed()
+np.ones(100_000_000, np.float32)  # what is kept of it does not hide what the call takes
+def call():
+    block = np.ones(50_000_000, np.float32)  # torch's, aligned, may not fit where the last lay
+    time.sleep(0.02)
+print(json.dumps(_run(call, "cpu", 5)))
+"""
+
+
 def test_latency_and_memory_of_a_known_call() -> None:
-    keep_freed()
-    np.ones(100_000_000, np.float32)  # what is kept of it does not hide what the call takes
-
-    def call() -> None:
-        block = np.ones(50_000_000, np.float32)  # torch's, aligned, may not fit where the last lay
-        time.sleep(0.02)
-        del block
-
-    memory, seconds = profile._run(call, "cpu", 5)
+    memory, seconds = json.loads(subprocess.check_output([sys.executable, "-c", KNOWN_CALL]))
     assert len(seconds) == 5
     assert all(second >= 0.02 for second in seconds)
     if memory is None:

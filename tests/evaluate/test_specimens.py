@@ -305,7 +305,7 @@ def test_a_multilabel_query_is_right_in_every_label(make_npz: NpzMaker, store: S
     right = ((voted.scores > 0.5) == voted.labels).all(axis=1).sum()
     heading = heading_of(drawn(cases_gallery(voted, source, count=1)))
     assert f"{min(1, right)} of the {right} test cases that were right in every label" in heading
-    assert "solid blue: has every predicted label, or none if none is (the query: no" in heading
+    assert "solid blue: has every predicted label, or has none where none is" in heading
 
 
 def test_a_probe_has_no_neighbours(cell: Cell, store: Store, tmp_path: Path) -> None:

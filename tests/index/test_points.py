@@ -29,7 +29,7 @@ def test_unit_vectors() -> None:
 
 @given(
     st.integers(0, 99), st.sampled_from([1, 7, CHUNK - 1, CHUNK, CHUNK + 1, COUNT]),
-    st.sampled_from([1, 3, 40]), st.sampled_from([np.float32, np.float16]), st.booleans(),
+    st.sampled_from([1, 3, 40, 300]), st.sampled_from([np.float32, np.float16]), st.booleans(),
 )  # fmt: skip
 def test_every_row_as_a_numpy_line_has_it(
     seed: int, count: int, width: int, dtype: type[np.floating], chosen: bool
