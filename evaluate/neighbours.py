@@ -85,9 +85,10 @@ def describe(cell: Cell, protocol: Protocol, row: int, found: Neighbours) -> dic
     )
     predicted = predict(scores, dataset.task)[0]
     truth = cell.labels(protocol.split)[row]
+    agreeing = agrees(support[found.rows[0]], predicted, dataset.task)
     cases = zip(
-        found.ids(dataset.name)[0], found.rows[0], found.similarities[0], strict=True
-    )  # fmt: skip
+        found.ids(dataset.name)[0], found.rows[0], found.similarities[0], agreeing, strict=True
+    )
     return {
         "case": case_id(dataset.name, protocol.split, row),
         "model": cell.header.variant,
@@ -100,9 +101,9 @@ def describe(cell: Cell, protocol: Protocol, row: int, found: Neighbours) -> dic
                 "id": name,
                 "label": name_of(support[number], dataset),
                 "similarity": float(similarity),
-                "agrees": agrees(support[number], predicted, dataset.task),
+                "agrees": bool(yes),
             }
-            for name, number, similarity in cases
+            for name, number, similarity, yes in cases
         ],
         "protocol": protocol.describe(len(found.rows[0])),
         "fingerprint": asdict(cell.header.fingerprint),

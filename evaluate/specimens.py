@@ -240,8 +240,8 @@ def _groups(
     ):
         same = np.array_equal(sheet.label(query), decided)
         group = [sheet.picture(query, "", same)]
-        for case, similarity in zip(line, near, strict=True):
-            yes = agrees(sheet.label(case), decided, task)
-            group.append(sheet.picture(case, f"  {abs(similarity):.3f}", yes))
+        agreeing = agrees(np.array([sheet.label(case) for case in line]), decided, task)
+        for case, similarity, yes in zip(line, near, agreeing, strict=True):
+            group.append(sheet.picture(case, f"  {abs(similarity):.3f}", bool(yes)))
         groups.append(group)
     return groups

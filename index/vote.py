@@ -119,14 +119,16 @@ def decide(scores: Scores, task: Task) -> Labels:
     return best.astype(np.uint8)
 
 
-def agrees(labels: Labels, predicted: Labels, task: Task) -> bool:
-    """Whether a case, uint8 (1,) or (L,), has what is predicted: the class or every label that is.
+def agrees(labels: Labels, predicted: Labels, task: Task) -> NDArray[np.bool_]:
+    """Of each case, uint8 (N, 1) or (N, L), whether it has what is predicted, uint8 (1,) or (L,):
+    the class or every label that is. Bool (N,).
 
     Where no label is predicted, a case agrees that has none.
     """
-    if task is Task.MULTILABEL and predicted.any():
-        return bool((labels >= predicted).all())
-    return bool(np.array_equal(labels, predicted))
+    every = task is Task.MULTILABEL and predicted.any()
+    has = np.greater_equal(labels, predicted) if every else np.equal(labels, predicted)
+    agreeing: NDArray[np.bool_] = np.all(has, axis=1)
+    return agreeing
 
 
 def count_votes(

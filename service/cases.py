@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,7 +59,14 @@ def names(dataset: Dataset, labels: Labels) -> list[Label]:
         present = [number for number, value in enumerate(labels) if value]
     else:
         present = [int(labels[0])]
-    return [Label(index=number, name=dataset.classes[number]) for number in present]
+    known = _labels(dataset.classes)
+    return [known[number] for number in present]
+
+
+@functools.lru_cache(64)
+def _labels(classes: tuple[str, ...]) -> tuple[Label, ...]:
+    """Made once: an answer has one for each neighbour."""
+    return tuple(Label(index=number, name=name) for number, name in enumerate(classes))
 
 
 def read_labels(dataset: Dataset, words: list[str]) -> Labels:

@@ -184,13 +184,14 @@ def _votes(cell: ServedCell, found: Found, vote: str) -> Scores:
 
 def _neighbours(cell: ServedCell, found: Found, predicted: Labels) -> list[Neighbour]:
     dataset, neighbours = cell.cell.dataset, []
-    for rank, (row, similarity) in enumerate(zip(found.rows, found.similarities, strict=True), 1):
-        name = CaseId.parse(cell.collection.id_of(int(row)))
-        labels = found.state.labels[row]
+    labels = found.state.labels[found.rows]
+    agreeing = agrees(labels, predicted, dataset.task).tolist()
+    for rank, (row, similarity) in enumerate(zip(found.rows, found.similarities, strict=True)):
+        name = CaseId(dataset.name, *cell.collection.place_of(int(row)))
         neighbours.append(
             Neighbour(
-                rank=rank, id=str(name), labels=cases.names(dataset, labels),
-                similarity=float(similarity), agrees=agrees(labels, predicted, dataset.task),
+                rank=rank + 1, id=str(name), labels=cases.names(dataset, labels[rank]),
+                similarity=float(similarity), agrees=agreeing[rank],
                 image=cases.link(cell, name), licence=cases.licence(cell, name),
             )
         )  # fmt: skip

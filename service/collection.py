@@ -74,11 +74,9 @@ class Collection:
     def close(self) -> None:
         self._overlay.close()
 
-    def id_of(self, row: int) -> str:
-        """The id of a row number that an index gave."""
-        if row < self.base:
-            return case_id(self.dataset.name, Split.TRAIN, row)
-        return f"{self.dataset.name}/{ADDED}/{row - self.base}"
+    def place_of(self, row: int) -> tuple[Split | None, int]:
+        """The split, None for an added case, and the number there of an index's row number."""
+        return (Split.TRAIN, row) if row < self.base else (None, row - self.base)
 
     def labels_of(self, split: Split | None, row: int) -> Labels:
         """uint8 (1,) or (L,) of a stored case or, with ``split`` None, of an added one.
@@ -92,9 +90,7 @@ class Collection:
 
     def check_row(self, state: State, row: int) -> None:
         """Raise NotFoundError where a row number of an index is that of an erased case."""
-        late = row >= self.base
-        split, number = (None, row - self.base) if late else (Split.TRAIN, row)
-        self._check_is_there(state, split, number)
+        self._check_is_there(state, *self.place_of(row))
 
     def _check_is_there(self, state: State, split: Split | None, row: int) -> None:
         if split is None:

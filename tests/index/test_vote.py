@@ -13,7 +13,7 @@ from embedder.types import Distance, Labels, Scores, Task
 from evaluate.metrics import predict
 from index.reference import ReferenceIndex
 from index.search import Neighbours, SupportSet
-from index.vote import DistanceVote, MajorityVote, SoftmaxVote, Vote, count_votes
+from index.vote import DistanceVote, MajorityVote, SoftmaxVote, Vote, agrees, count_votes
 from tests.conftest import FakeIndex, FirstVote
 
 COSINE, EUCLIDEAN = Distance.COSINE, Distance.EUCLIDEAN
@@ -300,3 +300,28 @@ def test_a_new_index_and_a_new_vote_fit_in() -> None:
     np.testing.assert_array_equal(first, [[0, 0, 1], [0, 0, 1]])
     majority = count_votes(found, labels, *counts, MajorityVote(), Distance.COSINE)
     np.testing.assert_allclose(majority, [[0, 2 / 3, 1 / 3]] * 2)
+
+
+# Which cases have what is predicted.
+
+
+@pytest.mark.parametrize("task", [Task.BINARY, Task.MULTICLASS, Task.ORDINAL])
+def test_a_case_of_the_predicted_class_agrees(task: Task) -> None:
+    cases = labels_of([1], [0], [1])
+    assert agrees(cases, np.array([1], np.uint8), task).tolist() == [True, False, True]
+    assert agrees(cases[:0], np.array([1], np.uint8), task).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("predicted", "expected"),
+    [
+        ([1, 0, 1], [False, True, True, False]),
+        ([1, 0, 0], [True, True, True, False]),
+        ([0, 0, 0], [False, False, False, True]),
+    ],
+)
+def test_a_case_with_every_predicted_label_agrees(
+    predicted: list[int], expected: list[bool]
+) -> None:
+    cases = labels_of([1, 0, 0], [1, 0, 1], [1, 1, 1], [0, 0, 0])
+    assert agrees(cases, np.array(predicted, np.uint8), Task.MULTILABEL).tolist() == expected

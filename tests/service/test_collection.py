@@ -13,6 +13,7 @@ from embedder.types import Distance, Split, Task
 from index.build import Kind
 from index.reference import ReferenceIndex
 from index.search import SupportSet
+from service.cases import CaseId
 from service.collection import Collection
 from service.errors import BadRequestError, NotFoundError
 from service.overlay import Overlay, overlay_path
@@ -49,7 +50,7 @@ def add(toy: Collection, label: int, seed: int) -> str:
 
 def nearest(toy: Collection, fingerprint: str, query: list[float], k: int) -> list[str]:
     found = toy.state.views[fingerprint].index.search(np.array([query], np.float32), k)
-    return [toy.id_of(int(row)) for row in found.rows[0]]
+    return [str(CaseId("toy", *toy.place_of(int(row)))) for row in found.rows[0]]
 
 
 def test_added_and_erased_at_once_in_every_index(toy: Collection, cells: dict[str, Cell]) -> None:
