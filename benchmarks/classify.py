@@ -38,7 +38,7 @@ class Shape:
     batch: int
 
 
-SHAPES = {"resnet18": Shape(20, 384, 64), "vit": Shape(6, 64, 16)}
+SHAPES = {"resnet18": Shape(20, 256, 64), "vit": Shape(4, 64, 16)}
 FULL = {"resnet18": Shape(100, 640, 64), "vit": Shape(30, 256, 64)}
 
 

@@ -18,8 +18,8 @@ from embedder.types import Split
 SMALL = "timm:test_vit.r160_in1k"
 """A network that takes little memory itself, so that a dataset kept in memory would show."""
 
-COUNT, MORE = 256, 8
-"""Images, and how many times as many: were they kept, the peak would be about 1.3 times as high."""
+COUNT, MORE = 128, 8
+"""Images, and how many times as many: were they kept, the peak would be about 1.15 times that."""
 
 BATCH = 16
 CASES = 100_000
