@@ -20,7 +20,7 @@ ROUNDS = 5
 _MOST = 4
 """Quick sides have at most so many times the rounds that were asked for."""
 
-_ENOUGH = 6.0
+_ENOUGH = 12.0
 """Seconds after which quick sides have no further rounds."""
 
 REST = 0.05

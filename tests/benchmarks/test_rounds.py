@@ -45,7 +45,7 @@ def test_quick_sides_have_more_rounds_of_a_measurement(monkeypatch: pytest.Monke
     rests: list[float] = []
     monkeypatch.setattr("benchmarks.rounds.time.sleep", rests.append)
     monkeypatch.setattr("benchmarks.rounds.time.perf_counter", lambda: clock[0])
-    counts = [len(interleave([partial(side, seconds)], 5)[0]) for seconds in (0.1, 1.0, 9.0)]
+    counts = [len(interleave([partial(side, seconds)], 5)[0]) for seconds in (0.1, 2.0, 9.0)]
     assert counts == [20, 7, 5]
     assert rests == [REST] * sum(counts)
     assert len(interleave([partial(side, 0.1)], 4)[0]) == 4
