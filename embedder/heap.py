@@ -16,9 +16,9 @@ def keep_freed(most: int | None = None) -> None:
     A layer puts out up to 200 MB for a batch. By default glibc maps a block of that size anew each
     time, and gives it back; the system clears every page of it again, which can take a quarter of
     the processor time of a forward pass (docs/performance.md). So the process holds on to as much
-    memory as it ever had at a time, and its threads share one heap and that heap's lock. To be
-    called before there are threads: what heap one has had stays, and a later one may get it. Does
-    nothing where the C library is another.
+    memory as it ever had at a time, and its threads share one heap and that heap's lock. Best
+    called before there are threads: a heap that one of them has had stays, for it or a later one.
+    Does nothing where the C library is another.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -1,6 +1,6 @@
 """Embeddings as they are searched: checked, in float32, of unit length for the cosine.
 
-They are taken a few rows at a time, which stay in the processor's cache from the reading to the
+They are taken a few rows at a time, which stay in the last-level cache from the reading to the
 division, and by a thread for each core: ``benchmarks/reading.py`` compares this with
 reading the bytes alone.
 """
@@ -24,8 +24,9 @@ _MAPPED = 2**23
 """Numbers that a thread reads of a mapped file before it lets go of them, at most."""
 
 _AT_ONCE = 2**19
-"""Numbers that are taken to float64 at a time, 4 MB of them in each thread; with fewer, what the
-threads wait for the interpreter's lock is more than the cache gains (docs/performance.md)."""
+"""Numbers that are taken to float64 at a time, 4 MB of them in each thread; with fewer, what two
+threads wait for the interpreter's lock is more than the second-level cache gains (measured on an
+Intel Xeon: docs/performance.md)."""
 
 _FEW = 16
 """Rows anywhere in a file, with each of which the system may map a megabyte or two around it."""

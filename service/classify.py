@@ -33,8 +33,9 @@ Observe = Callable[[Stage, float], None]
 _DECODERS = 4
 """Images decoded at a time, at most: one of 50 megapixels takes up to 800 MB meanwhile."""
 
-_GREAT = 4_000_000
-"""Pixels of an image whose memory is too much to keep for what comes next."""
+_GREAT = 16_000_000
+"""Pixels of an image that took a quarter of what the service keeps (256 MB at 16 bytes a pixel):
+too much to keep for what comes next. Photographs and radiographs are mostly smaller."""
 
 
 @dataclass(frozen=True)

@@ -60,8 +60,8 @@ def _handle(options: argparse.Namespace) -> int:
             _report(f"warning: whoever reaches {settings.host} may read; no key is asked for")
         keep_freed(_KEPT)  # before loading starts threads
         context = load_context(settings, keyring, _report)
-        give_back()  # what only loading took
         try:
+            give_back()  # what only loading took
             set_up_logging(settings.log_level)
             _run(create_app(context), settings, listener, leave)
         finally:

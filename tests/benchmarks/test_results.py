@@ -79,6 +79,8 @@ def test_the_table() -> None:
     )
     assert lines[20].startswith("| `start-help` | 0.30 (0.20 to 0.40) s | - | 0.5 s or less: met |")
     assert lines[-1] == "Not measured: `gpu-knn`: no CUDA device."
+    alone = table(replace(FINDINGS, results=(replace(FAST, rounds=1),)))
+    assert "| 10 images; 1 round |" in alone
 
 
 def test_rows_stand_together_that_compare_the_same() -> None:

@@ -31,8 +31,8 @@ CLIENTS = 8
 REFUSALS = {413, 415, 422}
 
 MOST_GROWTH = 120
-"""Megabytes by which the process may grow after the first third: what the allocator keeps of one
-large picture, or of two. The large uploads alone have 90 in each round."""
+"""Megabytes by which the process may grow after the first third, in which most of what it keeps of
+freed memory has come. The large uploads alone have 90 in each round."""
 
 MOST_MEMORY = 1500
 """Megabytes that it may have at any moment."""
