@@ -14,7 +14,17 @@ import torch
 from benchmarks import material
 from benchmarks.plan import Plan
 from benchmarks.results import Result, compare
-from benchmarks.rounds import REST, Side, Spent, check_equal, interleave, timed, typical, watch
+from benchmarks.rounds import (
+    REST,
+    Side,
+    Spent,
+    check_equal,
+    interleave,
+    timed,
+    typical,
+    wall_ratio,
+    watch,
+)
 from benchmarks.runs import Bare, Embed, Images
 from benchmarks.serving import Service, ask, serving, upload
 from embedder.loading import load
@@ -101,7 +111,11 @@ def _one(
         sides = [_repeated(action, count) for action in (request, forward, embed)]
         spent = interleave(sides, plan.rounds)
     times = [1000 * typical(side) for side in spent]
-    detail = f"request {times[0]:.1f} ms, forward {times[1]:.1f} ms, embed {times[2]:.1f} ms"
+    alike = wall_ratio(spent[0], spent[2]).median
+    detail = (
+        f"request {times[0]:.1f} ms, forward {times[1]:.1f} ms, embed {times[2]:.1f} ms "
+        f"(request / embed {alike:.2f})"
+    )
     told = f"medians of {count} per round, {CASES:,} cases, PNG of {SIZE} px"
     return compare(f"classify-one-{recipe.backbone.name}", told, spent[:2], detail)
 

@@ -11,7 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from benchmarks import material
 from benchmarks.plan import Plan
-from benchmarks.results import Result, compare
+from benchmarks.results import Result, absent, compare
 from benchmarks.rounds import check_equal, interleave, timed, typical
 from embedder.errors import EvaluationError
 from embedder.types import Distance, Vectors
@@ -26,58 +26,75 @@ _SAMPLE = 4
 
 @dataclass(frozen=True)
 class Shape:
-    """``queries`` by default, ``all_queries`` with ``--full``."""
+    """A support set; how many queries by default, and with ``--full``. scikit-learn is asked a few:
+    ``brute`` and, as ``tree``, of the ball tree; 0: with ``--full`` only.
+    """
 
     name: str
     support: int
     width: int
     queries: int
     all_queries: int
+    brute: int
+    tree: int
 
 
 _ORGAN, _TISSUE = (34561, 17778), (165466, 47280)
+_TREE = 64
+"""Queries of each ball tree with ``--full``."""
 
 
-def _shape(name: str, counts: tuple[int, int], width: int, queries: int) -> Shape:
-    return Shape(f"knn-{name}-{width}", counts[0], width, queries, counts[1])
+def _shape(
+    name: str, counts: tuple[int, int], width: int, queries: int, brute: int, tree: int
+) -> Shape:
+    return Shape(f"knn-{name}-{width}", counts[0], width, queries, counts[1], brute, tree)
 
 
 SHAPES = (
-    _shape("organa", _ORGAN, 512, 4096),
-    _shape("organa", _ORGAN, 768, 4096),
-    _shape("organa", _ORGAN, 4096, 1024),
-    _shape("tissue", _TISSUE, 512, 2048),
-    _shape("tissue", _TISSUE, 768, 2048),
-    _shape("tissue", _TISSUE, 4096, 512),
-)
-RIVALS = (
-    Shape("knn-brute", 34561, 512, 256, 2048),
-    Shape("knn-ball-tree", 34561, 512, 64, 512),
+    _shape("organa", _ORGAN, 512, 4096, 256, 64),
+    _shape("organa", _ORGAN, 768, 4096, 256, 64),
+    _shape("organa", _ORGAN, 4096, 1024, 64, 4),
+    _shape("tissue", _TISSUE, 512, 2048, 64, 8),
+    _shape("tissue", _TISSUE, 768, 2048, 64, 0),
+    _shape("tissue", _TISSUE, 4096, 512, 16, 0),
 )
 
 
 def measure(plan: Plan, folder: Path) -> Iterator[Result]:
     for shape in SHAPES:
-        if plan.wants(shape.name):
-            yield _against_product(plan, shape)
-    for shape in RIVALS:
-        if plan.wants(shape.name):
-            yield _against_sklearn(plan, shape)
+        if any(map(plan.wants, (shape.name, f"{shape.name}-brute", f"{shape.name}-tree"))):
+            yield from _measure(plan, shape)
 
 
-def _data(plan: Plan, shape: Shape) -> tuple[SupportSet, Vectors, str]:
-    count = shape.all_queries if plan.full else shape.queries
+def _measure(plan: Plan, shape: Shape) -> Iterator[Result]:
     points = SupportSet.of(
         material.vectors(shape.support, shape.width), Distance.COSINE, "benchmark/train"
     )
-    told = f"{count:,} queries, {shape.support:,} x {shape.width:,}"
-    return points, material.vectors(count, shape.width, 1), told
-
-
-def _against_product(plan: Plan, shape: Shape) -> Result:
-    """The product is taken of some queries at a time with all points, always into one array."""
-    points, queries, told = _data(plan, shape)
     index = build(points, Kind.CPU)
+    if plan.wants(shape.name):
+        yield _against_product(plan, shape, points, index)
+    if plan.wants(f"{shape.name}-brute"):
+        rival = NearestNeighbors(n_neighbors=K, algorithm="brute", metric="cosine", n_jobs=-1)
+        count = shape.queries if plan.full else shape.brute
+        yield _against_sklearn(plan, f"{shape.name}-brute", rival, points, index, count)
+    if plan.wants(f"{shape.name}-tree"):
+        rival = NearestNeighbors(n_neighbors=K, algorithm="ball_tree", n_jobs=-1)
+        count = _TREE if plan.full else shape.tree
+        yield (
+            _against_sklearn(plan, f"{shape.name}-tree", rival, points, index, count)
+            if count
+            else absent(f"{shape.name}-tree", "its tree takes minutes; with --full only")
+        )
+
+
+def _told(count: int, points: SupportSet) -> str:
+    support, width = points.points.shape
+    return f"{count:,} queries, {support:,} x {width:,}"
+
+
+def _against_product(plan: Plan, shape: Shape, points: SupportSet, index: SearchIndex) -> Result:
+    """The product is taken of some queries at a time with all points, always into one array."""
+    queries = material.vectors(shape.all_queries if plan.full else shape.queries, shape.width, 1)
     _check_exact(index, points, queries)
     space = np.empty((min(_BLOCK, len(queries)), len(points.points)), np.float32)
 
@@ -90,7 +107,7 @@ def _against_product(plan: Plan, shape: Shape) -> Result:
     search = timed(lambda: index.search(queries, K))
     spent = interleave([search, timed(product)], plan.rounds)
     detail = f"search {typical(spent[0]):.2f} s, product {typical(spent[1]):.2f} s"
-    return compare(shape.name, told, spent, detail)
+    return compare(shape.name, _told(len(queries), points), spent, detail)
 
 
 def _check_exact(index: SearchIndex, points: SupportSet, queries: Vectors) -> None:
@@ -103,21 +120,19 @@ def _check_exact(index: SearchIndex, points: SupportSet, queries: Vectors) -> No
         raise EvaluationError("the search differs from the reference; it must not be timed")
 
 
-def _against_sklearn(plan: Plan, shape: Shape) -> Result:
-    points, queries, told = _data(plan, shape)
-    index = build(points, Kind.CPU)
-    if shape.name == "knn-brute":
-        rival = NearestNeighbors(n_neighbors=K, algorithm="brute", metric="cosine", n_jobs=-1)
-        asked = queries
-    else:
-        rival = NearestNeighbors(n_neighbors=K, algorithm="ball_tree", n_jobs=-1)
-        asked = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+def _against_sklearn(
+    plan: Plan, name: str, rival: NearestNeighbors, points: SupportSet, index: SearchIndex,
+    count: int,
+) -> Result:  # fmt: skip
+    """Queries of unit length, which the Euclidean distance of a tree orders as the cosine does."""
+    queries = material.vectors(count, points.points.shape[1], 1)
+    asked = queries / np.linalg.norm(queries, axis=1, keepdims=True)
     rival.fit(points.points)
     _check_neighbours(index.search(queries, K), rival.kneighbors(asked)[1], points, queries)
     sides = [timed(lambda: rival.kneighbors(asked)), timed(lambda: index.search(queries, K))]
     spent = interleave(sides, plan.rounds)
     detail = f"scikit-learn {typical(spent[0]):.2f} s, exact k-NN {typical(spent[1]):.2f} s"
-    return compare(shape.name, f"{told}, built before", spent, detail)
+    return compare(name, f"{_told(count, points)}, built before", spent, detail)
 
 
 def _check_neighbours(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +17,13 @@ from benchmarks.machine import facts
 from benchmarks.plan import Plan
 from benchmarks.results import Findings, Result, read, write
 from benchmarks.runs import Bare, Embed, Images, Script
+from embedder.errors import EvaluationError, SearchError
 from embedder.recipe import Precision
 from embedder.types import Split
+from index.build import Kind, build
+from index.reference import ReferenceIndex
+from index.search import SearchIndex, SupportSet
+from tests.conftest import FakeIndex
 
 SMALL = "timm:test_vit.r160_in1k"
 
@@ -40,12 +46,38 @@ def test_three_ways_to_embed_compute_the_same(tmp_path: Path) -> None:
     np.testing.assert_allclose(embed.vectors(), script.vectors(), atol=1e-5)
 
 
-def test_the_device_of_a_gpu_row_may_be_the_cpu(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", list(Precision))
+def test_the_device_of_a_gpu_row_may_be_the_cpu(tmp_path: Path, precision: Precision) -> None:
     images = Images(tmp_path / "images", 28, 3, 2)
-    name = "gpu-embed-vit-fp32"
-    asked = (Plan(rounds=1), name, SMALL, Precision.FP32, images)
+    name = f"gpu-embed-vit-{precision}"
+    asked = (Plan(rounds=1), name, SMALL, precision, images)
     assert gpu.embed(*asked, "cpu").ratio is not None
     assert gpu.embed(*asked, None).detail == "no CUDA device"
+
+
+def test_both_devices_have_to_find_the_same_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "SUPPORT", 300)
+    monkeypatch.setattr(gpu, "WIDTH", 16)
+    monkeypatch.setattr(gpu, "QUERIES", 20)
+    monkeypatch.setattr(gpu, "resolve", lambda kind: kind)
+    indexes: dict[Kind, Callable[[SupportSet], SearchIndex]] = {
+        Kind.CPU: build, Kind.GPU: ReferenceIndex,
+    }  # fmt: skip
+    monkeypatch.setattr(gpu, "build", lambda points, kind: indexes[kind](points))
+    (row,) = gpu.measure(plan_of("gpu-knn"), Path())
+    assert (row.shape, row.rounds) == ("20 queries, 300 x 16", 2)
+    indexes[Kind.GPU] = lambda points: FakeIndex()
+    with pytest.raises(EvaluationError, match="the CPU's neighbours and the GPU's differ"):
+        list(gpu.measure(plan_of("gpu-knn"), Path()))
+
+
+def test_without_a_gpu_there_is_no_search_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(kind: Kind) -> Kind:
+        raise SearchError("no GPU")
+
+    monkeypatch.setattr(gpu, "resolve", none)
+    (row,) = gpu.measure(plan_of("gpu-knn"), Path())
+    assert (row.ratio, row.detail) == (None, "no CUDA device that FAISS can use")
 
 
 def test_how_busy_the_gpu_is_comes_from_nvidia_smi(
@@ -81,19 +113,31 @@ def test_windows_are_timed_against_the_whole_canvas(
 def test_search_reading_and_probe_check_what_they_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    small = tuple(replace(s, support=400, width=16, queries=20) for s in (*knn.SHAPES, *knn.RIVALS))
-    monkeypatch.setattr(knn, "SHAPES", small[:1])
-    monkeypatch.setattr(knn, "RIVALS", small[-2:])
+    first, last = (
+        replace(shape, support=400, width=16, queries=20, brute=7)
+        for shape in (knn.SHAPES[0], knn.SHAPES[-1])
+    )
+    monkeypatch.setattr(knn, "SHAPES", (replace(first, tree=3), last))
     monkeypatch.setattr(reading, "ROWS", 50)
     monkeypatch.setattr(probe, "SHAPE", probe.Shape(70, 20, 2))
     found: list[Result] = []
     for module, path in ((knn, "knn"), (reading, "reading"), (probe, "probe")):
         found += module.measure(plan_of(path), tmp_path)
-    assert [row.name for row in found] == [
-        "knn-organa-512", "knn-brute", "knn-ball-tree", "reading-warm", "reading-cold", "probe",
+    names = [row.name for row in found]
+    assert names == [
+        "knn-organa-512", "knn-organa-512-brute", "knn-organa-512-tree",
+        "knn-tissue-4096", "knn-tissue-4096-brute", "knn-tissue-4096-tree",
+        "reading-warm", "reading-cold", "probe",
     ]  # fmt: skip
-    assert all(row.rounds == 2 and row.ratio for row in found if row.name != "reading-cold")
-    assert found[0].shape == "20 queries, 400 x 16"
+    absent = {"knn-tissue-4096-tree", "reading-cold"}
+    assert all(row.rounds == 2 and row.ratio for row in found if row.name not in absent)
+    assert [row.shape for row in found[:3]] == [
+        "20 queries, 400 x 16",
+        "7 queries, 400 x 16, built before",
+        "3 queries, 400 x 16, built before",
+    ]
+    assert found[5].ratio is None
+    assert found[5].detail == "its tree takes minutes; with --full only"
 
 
 def test_cosines_are_those_of_the_definition() -> None:
