@@ -62,29 +62,28 @@ SHAPES = (
 
 def measure(plan: Plan, folder: Path) -> Iterator[Result]:
     for shape in SHAPES:
-        if any(map(plan.wants, (shape.name, f"{shape.name}-brute", f"{shape.name}-tree"))):
-            yield from _measure(plan, shape)
+        brute, tree = f"{shape.name}-brute", f"{shape.name}-tree"
+        if any(map(plan.wants, (shape.name, brute, tree))):
+            yield from _measure(plan, shape, brute, tree)
 
 
-def _measure(plan: Plan, shape: Shape) -> Iterator[Result]:
+def _measure(plan: Plan, shape: Shape, brute: str, tree: str) -> Iterator[Result]:
     points = SupportSet.of(
         material.vectors(shape.support, shape.width), Distance.COSINE, "benchmark/train"
     )
     index = build(points, Kind.CPU)
     if plan.wants(shape.name):
         yield _against_product(plan, shape, points, index)
-    if plan.wants(f"{shape.name}-brute"):
+    if plan.wants(brute):
         rival = NearestNeighbors(n_neighbors=K, algorithm="brute", metric="cosine", n_jobs=-1)
         count = shape.queries if plan.full else shape.brute
-        yield _against_sklearn(plan, f"{shape.name}-brute", rival, points, index, count)
-    if plan.wants(f"{shape.name}-tree"):
+        yield _against_sklearn(plan, brute, rival, points, index, count)
+    if plan.wants(tree):
         rival = NearestNeighbors(n_neighbors=K, algorithm="ball_tree", n_jobs=-1)
-        count = _TREE if plan.full else shape.tree
-        yield (
-            _against_sklearn(plan, f"{shape.name}-tree", rival, points, index, count)
-            if count
-            else absent(f"{shape.name}-tree", "its tree takes minutes; with --full only")
-        )
+        if count := _TREE if plan.full else shape.tree:
+            yield _against_sklearn(plan, tree, rival, points, index, count)
+        else:
+            yield absent(tree, "its tree takes minutes; with --full only")
 
 
 def _told(count: int, points: SupportSet) -> str:
