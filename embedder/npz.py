@@ -13,13 +13,13 @@ from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from tokenize import TokenError
-from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
 
 from embedder.datasets import Dataset, name_of_path
 from embedder.errors import DatasetError
+from embedder.inflated import Stream, open_member
 from embedder.seekable import SeekableMember, read_exactly, skip, zip_errors
 from embedder.types import Labels, Pixels, Split, Task
 
@@ -65,8 +65,10 @@ class NpzSource:
             skip(stream, start * row)
             for first in range(start, total, batch_size):
                 count = min(batch_size, total - first)
-                block = bytearray(read_exactly(stream, count * row))
-                yield np.frombuffer(block, np.uint8).reshape(count, self.size, self.size, -1)
+                block = np.empty((count, self.size, self.size, row // self.size**2), np.uint8)
+                if stream.readinto(block.data) != block.nbytes:
+                    raise EOFError("an array ends early")
+                yield block
 
     def pick(self, split: Split, rows: Sequence[int]) -> Pixels:
         """As ImageSource has it; reads the whole array, so that its CRC is compared."""
@@ -127,7 +129,7 @@ class NpzSource:
     @contextmanager
     def _array(
         self, archive: zipfile.ZipFile, name: str
-    ) -> Iterator[tuple[IO[bytes], tuple[int, ...]]]:
+    ) -> Iterator[tuple[Stream, tuple[int, ...]]]:
         """One uint8 array: its bytes from the first value on, and its shape."""
         if f"{name}.npy" not in archive.namelist():
             raise DatasetError(
@@ -135,7 +137,7 @@ class NpzSource:
                 "train, val and test images and labels"
             )
         info = archive.getinfo(f"{name}.npy")
-        with archive.open(info) as stream:
+        with open_member(archive, info) as stream:
             try:
                 shape, dtype = _read_header(stream)
             except _NO_HEADER as error:
@@ -207,7 +209,7 @@ class NpzSource:
                 )
 
 
-def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+def _read_header(stream: Stream) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
     """Shape and dtype. Raises ValueError where the stream is no ``.npy`` array in C order."""
     version = npy.read_magic(stream)
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}

@@ -16,7 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple, Protocol, cast
+
+from isal import igzip_lib
 
 from embedder.errors import DamagedDatasetError, DatasetError
 
@@ -35,13 +37,14 @@ _PACKED = 4 << 10
 _INFLATED = 64 << 10
 """Bytes inflated at a time, at most."""
 
-_ENCRYPTED = 1
+ENCRYPTED = 1
+"""The flag of a member that is."""
 
 _DAMAGED = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, UnicodeDecodeError, EOFError,
-    RuntimeError,
+    zipfile.BadZipFile, zlib.error, cast(type[Exception], igzip_lib.IsalError), lzma.LZMAError,
+    struct.error, UnicodeDecodeError, EOFError, RuntimeError,
 )  # fmt: skip
-"""What zipfile raises on bytes that are not as NumPy wrote them; RuntimeError where a member is
+"""What reading raises on bytes that are not as NumPy wrote them; RuntimeError where a member is
 encrypted or packed by an unknown method."""
 
 
@@ -85,13 +88,13 @@ class SeekableMember:
                 if name not in archive.namelist():
                     raise DatasetError(f"{path} has no member {name}; get an intact copy")
                 info = archive.getinfo(name)
-            self._start = _start_of_data(stream, info)
+            self._start = start_of_data(stream, info)
             if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
                 raise zipfile.BadZipFile(f"{name} has two sizes")
         self.size = info.file_size
         self.spacing = max(_SPACING, -(-self.size // _POINTS))
         self._end = self._start + info.compress_size
-        self._method = -1 if info.flag_bits & _ENCRYPTED else info.compress_type
+        self._method = -1 if info.flag_bits & ENCRYPTED else info.compress_type
         self._points = [_Point(zlib.decompressobj(-zlib.MAX_WBITS), self._start)]
 
     def read(self, offset: int, length: int) -> bytes:
@@ -162,15 +165,19 @@ class SeekableMember:
             return read_exactly(member, length)
 
 
-def read_exactly(stream: IO[bytes], size: int) -> bytes:
-    """Raises EOFError. With the last byte of a member zipfile compares its CRC."""
+class Readable(Protocol):
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+def read_exactly(stream: Readable, size: int) -> bytes:
+    """Raises EOFError. With the last byte of a member its CRC is compared."""
     block = stream.read(size)
     if len(block) != size:
         raise EOFError("an array ends early")
     return block
 
 
-def skip(stream: IO[bytes], size: int) -> None:
+def skip(stream: Readable, size: int) -> None:
     """Reads, since after a seek zipfile may no longer compare the CRC. Raises EOFError."""
     while size:
         size -= len(read_exactly(stream, min(size, 1 << 20)))
@@ -182,7 +189,7 @@ def _stamp(stream: IO[bytes]) -> tuple[int, int]:
     return state.st_size, state.st_mtime_ns
 
 
-def _start_of_data(stream: IO[bytes], info: zipfile.ZipInfo) -> int:
+def start_of_data(stream: IO[bytes], info: zipfile.ZipInfo) -> int:
     """Where a member's packed bytes begin: behind its own header, which repeats its name."""
     stream.seek(max(0, info.header_offset))
     magic, name_length, extra_length = struct.unpack("<4s22xHH", stream.read(30))

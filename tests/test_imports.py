@@ -24,7 +24,7 @@ ALLOWED = {
 ORDER = (
     {"errors", "types"},
     {"registry", "seekable", "pictures", "files", "heap", "processor"},
-    {"datasets", "backbones"},
+    {"datasets", "backbones", "inflated"},
     {"console", "prefetch", "download", "npz", "folder", "phantom", "hog", "preprocess", "recipe",
      "fingerprint", "window"},
     {"kernels"},
