@@ -7,7 +7,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed-$(EXTRA)
 DEMO := demo
 
-.PHONY: help install test lint types check demo report serve bench bench-check clean
+.PHONY: help install test lint types check demo report serve bench bench-full bench-check clean
 
 help:
 	@echo "make demo    embed a built-in dataset, evaluate it, draw one case's neighbours"
@@ -15,7 +15,8 @@ help:
 	@echo "make serve   embed all built-in datasets and serve them at http://127.0.0.1:8000/"
 	@echo "make test    lint, types and all tests"
 	@echo "make lint | types | check    one of these alone"
-	@echo "make bench        measure every path, write the results and docs/performance.md"
+	@echo "make bench        measure every path by its quick rows, write docs/performance.md"
+	@echo "make bench-full   measure every row, write docs/performance.md"
 	@echo "make bench-check  measure, and fail where a ratio is worse than the committed one"
 	@echo "make clean   remove .venv and $(DEMO)/"
 	@echo "EXTRA=gpu installs FAISS for NVIDIA GPUs instead of the CPU's"
@@ -64,6 +65,9 @@ serve: $(STAMP)
 
 bench: $(STAMP)
 	$(VENV)/bin/python -m benchmarks
+
+bench-full: $(STAMP)
+	$(VENV)/bin/python -m benchmarks --full
 
 bench-check: $(STAMP)
 	$(VENV)/bin/python -m benchmarks --check

@@ -28,15 +28,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> console.Parser:
     parser = console.Parser(
         "python -m benchmarks",
-        "Measure every path against its limit and its rivals. A whole run writes "
-        "benchmarks/results.json and the table in docs/performance.md.",
+        "Measure every path against its limit and its rivals, in minutes. A whole run writes "
+        "benchmarks/results.json, with --full results-full.json, and a table in "
+        "docs/performance.md.",
     )
-    parser.add_argument("--full", action="store_true", help="the whole shapes; takes hours")
+    parser.add_argument("--full", action="store_true", help="every row; takes about half an hour")
     console.add_list(
         parser,
         "--only",
         "NAME",
-        f"these rows, or paths: {', '.join(PATHS)}; the table is printed, not written",
+        f"these rows, or the rows of these paths: {', '.join(PATHS)}; only printed",
     )
     parser.add_argument(
         "--rounds", metavar="N", default="5", help="of each side, at least (default 5)"
@@ -64,7 +65,9 @@ def _handle(options: argparse.Namespace) -> int:
     if len(rounds) != 1:
         raise UsageError("--rounds takes one number")
     plan = Plan(options.full, rounds[0], frozenset(console.words(options.only)))
-    committed = ROOT / "benchmarks" / ("results-full.json" if plan.full else "results.json")
+    committed = (
+        ROOT / "benchmarks" / ("results-full.json" if plan.mode == "full" else "results.json")
+    )
     if options.json and (options.json.is_dir() or not options.json.parent.is_dir()):
         raise UsageError(f"{options.json} cannot be written; give --json a file in a folder")
     before = read(committed) if options.check else None
@@ -78,7 +81,7 @@ def _handle(options: argparse.Namespace) -> int:
         write(findings, committed)
         write_table(PAGE, findings)
     else:
-        print(f"nothing is written but by all rows and at least {ROUNDS} rounds, or --json")
+        print(f"written is only a run without --only, of at least {ROUNDS} rounds, or by --json")
     return 0
 
 

@@ -49,11 +49,10 @@ class Shape:
 
 
 SHAPES = {"resnet18": Shape(20, 256, 64), "vit": Shape(4, 64, 16)}
-FULL = {"resnet18": Shape(100, 640, 64), "vit": Shape(30, 256, 64)}
 
 
 def measure(plan: Plan, folder: Path) -> Iterator[Result]:
-    for model, shape in (FULL if plan.full else SHAPES).items():
+    for model, shape in SHAPES.items():
         names = (f"classify-one-{model}", f"classify-32-{model}")
         if any(map(plan.wants, names)):
             yield from _measure(plan, folder / model, model, shape)

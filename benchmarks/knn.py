@@ -11,7 +11,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from benchmarks import material
 from benchmarks.plan import Plan
-from benchmarks.results import Result, absent, compare
+from benchmarks.results import Result, compare
 from benchmarks.rounds import check_equal, interleave, timed, typical
 from embedder.errors import EvaluationError
 from embedder.types import Distance, Vectors
@@ -26,37 +26,27 @@ _SAMPLE = 4
 
 @dataclass(frozen=True)
 class Shape:
-    """A support set; how many queries by default, and with ``--full``. scikit-learn is asked a few:
-    ``brute`` and, as ``tree``, of the ball tree; 0: with ``--full`` only.
+    """A support set, and how many queries: of the search against the product, and of scikit-learn's
+    two ways, ``brute`` and ``tree``, against the search.
     """
 
     name: str
     support: int
     width: int
     queries: int
-    all_queries: int
     brute: int
     tree: int
 
 
-_ORGAN, _TISSUE = (34561, 17778), (165466, 47280)
-_TREE = 64
-"""Queries of each ball tree with ``--full``."""
-
-
-def _shape(
-    name: str, counts: tuple[int, int], width: int, queries: int, brute: int, tree: int
-) -> Shape:
-    return Shape(f"knn-{name}-{width}", counts[0], width, queries, counts[1], brute, tree)
-
+_ORGAN, _TISSUE = 34561, 165466
 
 SHAPES = (
-    _shape("organa", _ORGAN, 512, 4096, 256, 64),
-    _shape("organa", _ORGAN, 768, 4096, 256, 64),
-    _shape("organa", _ORGAN, 4096, 1024, 64, 4),
-    _shape("tissue", _TISSUE, 512, 2048, 64, 8),
-    _shape("tissue", _TISSUE, 768, 2048, 64, 0),
-    _shape("tissue", _TISSUE, 4096, 512, 16, 0),
+    Shape("knn-organa-512", _ORGAN, 512, 4096, 256, 64),
+    Shape("knn-organa-768", _ORGAN, 768, 4096, 256, 64),
+    Shape("knn-organa-4096", _ORGAN, 4096, 1024, 64, 4),
+    Shape("knn-tissue-512", _TISSUE, 512, 2048, 64, 8),
+    Shape("knn-tissue-768", _TISSUE, 768, 2048, 64, 8),
+    Shape("knn-tissue-4096", _TISSUE, 4096, 512, 16, 2),
 )
 
 
@@ -76,14 +66,10 @@ def _measure(plan: Plan, shape: Shape, brute: str, tree: str) -> Iterator[Result
         yield _against_product(plan, shape, points, index)
     if plan.wants(brute):
         rival = NearestNeighbors(n_neighbors=K, algorithm="brute", metric="cosine", n_jobs=-1)
-        count = shape.queries if plan.full else shape.brute
-        yield _against_sklearn(plan, brute, rival, points, index, count)
+        yield _against_sklearn(plan, brute, rival, points, index, shape.brute)
     if plan.wants(tree):
         rival = NearestNeighbors(n_neighbors=K, algorithm="ball_tree", n_jobs=-1)
-        if count := _TREE if plan.full else shape.tree:
-            yield _against_sklearn(plan, tree, rival, points, index, count)
-        else:
-            yield absent(tree, "its tree takes minutes; with --full only")
+        yield _against_sklearn(plan, tree, rival, points, index, shape.tree)
 
 
 def _told(count: int, points: SupportSet) -> str:
@@ -93,7 +79,7 @@ def _told(count: int, points: SupportSet) -> str:
 
 def _against_product(plan: Plan, shape: Shape, points: SupportSet, index: SearchIndex) -> Result:
     """The product is taken of some queries at a time with all points, always into one array."""
-    queries = material.vectors(shape.all_queries if plan.full else shape.queries, shape.width, 1)
+    queries = material.vectors(shape.queries, shape.width, 1)
     _check_exact(index, points, queries)
     space = np.empty((min(_BLOCK, len(queries)), len(points.points)), np.float32)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.results import Result, rounded
 from benchmarks.rounds import ROUNDS
-from benchmarks.targets import BY_NAME, PATHS, TARGETS
+from benchmarks.targets import BY_NAME, PATHS, QUICK, TARGETS
 from embedder.errors import EvaluationError
 from embedder.heap import keep_freed
 from embedder.registry import find
@@ -22,7 +22,9 @@ KEEPING = frozenset({"embed", "reach", "precision", "classify", "gpu"})
 
 @dataclass(frozen=True)
 class Plan:
-    """``full`` means the whole shapes; ``only`` names paths or rows, none: all."""
+    """``only`` names rows, or paths, of which those rows are measured that a run without it
+    measures: all of them if ``full``, else the quick ones.
+    """
 
     full: bool = False
     rounds: int = ROUNDS
@@ -34,10 +36,12 @@ class Plan:
 
     @property
     def mode(self) -> str:
-        return "full" if self.full else "default"
+        """Which of the committed runs has all that this one measures."""
+        return "default" if not self.full and QUICK.issuperset(self.names()) else "full"
 
     def wants(self, name: str) -> bool:
-        return not self.only or name in self.only or BY_NAME[name].path in self.only
+        among = not self.only or BY_NAME[name].path in self.only
+        return name in self.only or (among and (self.full or name in QUICK))
 
     def names(self) -> list[str]:
         """The rows that are measured, in the order of the table."""

@@ -31,23 +31,19 @@ K = 11
 
 @dataclass(frozen=True)
 class Shape:
-    """Images that are timed, and at a time; train and test cases whose votes are compared.
-
-    None of them: the votes are not compared.
-    """
+    """Images that are timed, and at a time; train and test cases whose votes are compared."""
 
     count: int
     batch: int
-    train: int | None
-    test: int | None
+    train: int
+    test: int
 
 
-SHAPES = {"resnet18": Shape(64, 32, 256, 128), "vit": Shape(8, 4, None, None)}
-FULL = {"resnet18": Shape(512, 64, 10**6, 10**6), "vit": Shape(128, 64, 10**6, 10**6)}
+SHAPES = {"resnet18": Shape(64, 32, 256, 128), "vit": Shape(8, 4, 128, 64)}
 
 
 def measure(plan: Plan, folder: Path) -> Iterator[Result]:
-    for model, shape in (FULL if plan.full else SHAPES).items():
+    for model, shape in SHAPES.items():
         name = f"precision-{model}"
         if plan.wants(name):
             if has_bf16():
@@ -95,8 +91,6 @@ def cosine(one: Vectors, other: Vectors) -> Vectors:
 
 def _votes(model: str, shape: Shape) -> str:
     """How the accuracy of the k-NN vote changes, on real data where it is at hand."""
-    if shape.train is None or shape.test is None:
-        return "k-NN accuracy with --full only"
     source = _source()
     some: dict[Split, list[int]] = {}
     for split, most in ((Split.TRAIN, shape.train), (Split.TEST, shape.test)):

@@ -30,13 +30,11 @@ class Shape:
 
 
 SHAPE = Shape(20_000, 2_857, 2)
-FULL = Shape(165_466, 23_640, 10)
 
 
 def measure(plan: Plan, folder: Path) -> Iterator[Result]:
-    shape = FULL if plan.full else SHAPE
-    protocol = ProbeProtocol(epochs=shape.epochs, patience=shape.epochs + 1)
-    known, held = _split(shape.rows, 0), _split(shape.val, 1)
+    protocol = ProbeProtocol(epochs=SHAPE.epochs, patience=SHAPE.epochs + 1)
+    known, held = _split(SHAPE.rows, 0), _split(SHAPE.val, 1)
 
     def together() -> list[TrainedHead]:
         return train(*known, *held, Task.MULTICLASS, CLASSES, protocol)
@@ -44,13 +42,13 @@ def measure(plan: Plan, folder: Path) -> Iterator[Result]:
     for head in together():
         weight, _ = _plain(known, held, head.seed, protocol, head.best_epoch)
         check_equal(weight, head.weight, 1e-3, f"the head of seed {head.seed}")
-    alone = lambda: _plain(known, held, SEEDS[0], protocol, shape.epochs)[1]  # noqa: E731
+    alone = lambda: _plain(known, held, SEEDS[0], protocol, SHAPE.epochs)[1]  # noqa: E731
     spent = interleave([alone, timed(together)], plan.rounds)
     detail = (
         f"plain loop {typical(spent[0]):.2f} s for one head, "
         f"three together {typical(spent[1]):.2f} s"
     )
-    told = f"{shape.rows:,} x {WIDTH}, {CLASSES} classes, {shape.epochs} epochs"
+    told = f"{SHAPE.rows:,} x {WIDTH}, {CLASSES} classes, {SHAPE.epochs} epochs"
     yield compare("probe", told, spent, detail, len(SEEDS))
 
 

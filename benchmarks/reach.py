@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +13,14 @@ from benchmarks.results import Result, compare
 from benchmarks.rounds import check_equal, interleave, timed, typical
 from embedder.backbones import Backbone
 from embedder.loading import load
+from embedder.types import Pixels
 
 MODELS = ("vgg16", "alexnet", "resnet18", "densenet121", "efficientnet_b4")
 SIZES = (28, 64, 128)
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Images that are embedded, all at a time."""
-
-    count: int
-
-
-SHAPE = Shape(16)
-FULL = Shape(64)
+COUNT = 16
+"""Images that are embedded, all at a time."""
 
 
 def measure(plan: Plan, folder: Path) -> Iterator[Result]:
@@ -37,18 +30,21 @@ def measure(plan: Plan, folder: Path) -> Iterator[Result]:
             recipe = material.recipe(model)
             windows, plain = load(recipe, "cpu"), load(recipe, "cpu", plain=True)
             for size in wanted:
-                yield _measure(plan, model, size, windows.backbone, plain.backbone)
+                name = f"reach-{model}-{size}"
+                pixels = material.tiles(size, COUNT)
+                yield compare_ways(plan, name, pixels, windows.backbone, plain.backbone)
 
 
-def _measure(plan: Plan, model: str, size: int, windows: Backbone, plain: Backbone) -> Result:
-    count = (FULL if plan.full else SHAPE).count
-    pixels = material.tiles(size, count)
+def compare_ways(
+    plan: Plan, name: str, pixels: Pixels, windows: Backbone, plain: Backbone,
+    tolerance: float = 1e-5,
+) -> Result:  # fmt: skip
     found, expected = windows.embed(pixels), plain.embed(pixels)
-    check_equal(found, expected, 1e-5, f"{model}, {size} px, windows and the whole canvas")
+    check_equal(found, expected, tolerance, f"{name}, windows and the whole canvas")
     errors = np.linalg.norm(found - expected, axis=1) / np.linalg.norm(expected, axis=1)
     sides = [timed(lambda: plain.embed(pixels)), timed(lambda: windows.embed(pixels))]
     spent = interleave(sides, plan.rounds)
-    rates = [count / typical(side) for side in spent]
+    rates = [len(pixels) / typical(side) for side in spent]
     same = "the same bits" if not errors.any() else f"relative error at most {errors.max():.0e}"
     detail = f"images/s: plain {rates[0]:.1f}, windows {rates[1]:.1f}; {same}"
-    return compare(f"reach-{model}-{size}", f"{count} colour images at a time", spent, detail)
+    return compare(name, f"{len(pixels)} colour images at a time", spent, detail)

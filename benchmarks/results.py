@@ -33,7 +33,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Findings:
-    """All rows of one run. ``mode`` is default or full; two runs compare only within one mode."""
+    """All rows of one run. ``mode``, default or full, says which committed run has them all."""
 
     mode: str
     machine: dict[str, str]
@@ -82,7 +82,8 @@ def read(path: Path) -> Findings:
         return Findings(str(record["mode"]), dict(record["machine"]), results)
     except FileNotFoundError as error:
         raise EvaluationError(
-            f"no results at {path}; without --check they are measured and written"
+            f"no results at {path}; a run without --only and --check writes them, of all rows "
+            "with --full"
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise EvaluationError(

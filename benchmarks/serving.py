@@ -107,7 +107,7 @@ def ask(port: int, requests: Sequence[bytes], clients: int) -> Answered:
 
 async def _ask(port: int, requests: Sequence[bytes], clients: int) -> Answered:
     left = iter(enumerate(requests))
-    answers: list[dict[str, Any]] = [{}] * len(requests)
+    answers = [b""] * len(requests)
     latencies = [0.0] * len(requests)
 
     async def client() -> None:
@@ -122,15 +122,15 @@ async def _ask(port: int, requests: Sequence[bytes], clients: int) -> Answered:
 
     began = time.perf_counter()
     await asyncio.gather(*(client() for _ in range(clients)))
-    return Answered(answers, latencies, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return Answered([json.loads(answer) for answer in answers], latencies, seconds)
 
 
-async def _answer(reader: asyncio.StreamReader) -> dict[str, Any]:
+async def _answer(reader: asyncio.StreamReader) -> bytes:
     head = await reader.readuntil(b"\r\n\r\n")
     length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
     status = int(head.split(b" ", 2)[1])
     body = await reader.readexactly(int(length[1])) if length else b""
     if status != 200:
         raise EvaluationError(f"the service answers {status}; it cannot be measured")
-    found: dict[str, Any] = json.loads(body)
-    return found
+    return body

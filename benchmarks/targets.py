@@ -110,9 +110,17 @@ def _classify(model: str) -> tuple[Target, ...]:
     )
 
 
-def _gpu(model: str, precision: str) -> Target:
+def _gpu(model: str, size: int) -> tuple[Target, ...]:
     compared = "`embed --plain` / bare `model(x)` on a CUDA device, images per second"
-    return Target(f"gpu-embed-{model}-{precision}", "gpu", compared, Bound.AT_LEAST, None, 0.2)
+    return tuple(
+        Target(f"gpu-embed-{model}-{size}-{p}", "gpu", compared, Bound.AT_LEAST, None, 0.2)
+        for p in ("fp32", "bf16")
+    )
+
+
+def _gpu_reach(model: str) -> Target:
+    compared = "`embed --plain` / what a pixel can reach on a CUDA device, seconds of the backbone"
+    return Target(f"gpu-reach-{model}-28", "gpu", compared, Bound.AT_LEAST, None, 0.25)
 
 
 TARGETS: tuple[Target, ...] = (
@@ -173,10 +181,17 @@ TARGETS: tuple[Target, ...] = (
         "peak memory of `casebook serve` less that with a tiny cell / the embeddings in float32",
         Bound.AT_MOST, 1.2, 0.15,
     ),
-    _gpu("resnet18", "fp32"),
-    _gpu("resnet18", "bf16"),
-    _gpu("vit", "fp32"),
-    _gpu("vit", "bf16"),
+    *_gpu("resnet18", 28),
+    *_gpu("resnet18", 224),
+    *_gpu("vit", 28),
+    *_gpu("vit", 224),
+    _gpu_reach("vgg16"),
+    _gpu_reach("resnet18"),
+    Target(
+        "gpu-knn-product", "gpu",
+        "exact k-NN / the bare float32 product of its shape on a CUDA device, seconds",
+        Bound.AT_MOST, None, 0.4,
+    ),
     Target(
         "gpu-knn", "gpu", "exact k-NN on the CPU / on a CUDA device, seconds",
         Bound.AT_LEAST, None, 0.4,
@@ -186,3 +201,13 @@ TARGETS: tuple[Target, ...] = (
 PATHS = tuple(dict.fromkeys(row.path for row in TARGETS))
 
 BY_NAME = by_name(TARGETS)
+
+QUICK = frozenset({
+    "embed-resnet18-28-bare", "embed-resnet18-28-script", "embed-resnet18-224-bare",
+    "embed-vit-28-bare", "reach-vgg16-28", "reach-resnet18-28", "precision-resnet18",
+    "knn-organa-512", "knn-organa-512-brute", "knn-organa-512-tree", "knn-tissue-768",
+    "reading-warm", "reading-cold", "probe", "classify-one-resnet18", "classify-32-resnet18",
+    "start-help", "memory-knn", "gpu-embed-resnet18-28-fp32", "gpu-reach-resnet18-28",
+    "gpu-knn-product", "gpu-knn",
+})  # fmt: skip
+"""What is measured without ``--full``: of each path what tells most, in minutes."""

@@ -1,6 +1,6 @@
 """A member of a zip file, read once from its start, its CRC compared.
 
-ISA-L inflates what zipfile leaves to zlib: for large images in half of the time.
+ISA-L inflates what zipfile would leave to zlib, which takes longer.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ import io
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Protocol, cast
 
 from isal import igzip_lib, isal_zlib
 
-from embedder.seekable import ENCRYPTED, Readable, start_of_data
+from embedder.seekable import Readable, start_of_data
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -28,6 +27,9 @@ _INFLATED = 256 << 10
 _MOST_INFLATED = 1032
 """No packed byte becomes more: 258 bytes come of two bits at least (RFC 1951)."""
 
+_IsalError = cast(type[Exception], igzip_lib.IsalError)
+"""Of which isal's stub says that it is an instance."""
+
 
 class Stream(Readable, Protocol):
     """What is read of a member's bytes."""
@@ -39,23 +41,24 @@ class Stream(Readable, Protocol):
 
 @contextmanager
 def open_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Iterator[Stream]:
-    """The uncompressed bytes of a member of an archive that was opened by its path.
+    """The uncompressed bytes of a member; until they are left the archive is for nothing else.
 
     zipfile checks the member's own header, and reads what was not deflated. Raises what it raises,
-    and EOFError where the file ends before the member; damage shows with the last byte at latest.
-    Reading raises igzip_lib.IsalError, too.
+    and EOFError where the file, or what can come of the packed bytes, ends before the member;
+    other damage shows as zipfile.BadZipFile, with the last byte at latest.
     """
     with archive.open(info) as stream:
-        if info.compress_type != zipfile.ZIP_DEFLATED or info.flag_bits & ENCRYPTED:
+        if info.compress_type != zipfile.ZIP_DEFLATED:
             yield cast(Stream, stream)
             return
-    with Path(str(archive.filename)).open("rb") as packed:
-        start = start_of_data(packed, info)
-        there = packed.seek(0, io.SEEK_END) - start
-        if info.compress_size > there or info.file_size > _MOST_INFLATED * info.compress_size:
-            raise EOFError(f"{info.filename} ends early")
-        packed.seek(start)
-        yield _Inflated(packed, info)
+    packed = archive.fp
+    assert packed is not None
+    start = start_of_data(packed, info)
+    there = packed.seek(0, io.SEEK_END) - start
+    if info.compress_size > there or info.file_size > _MOST_INFLATED * info.compress_size:
+        raise EOFError(f"{info.filename} ends early")
+    packed.seek(start)
+    yield _Inflated(packed, info)
 
 
 class _Inflated(io.RawIOBase):
@@ -94,7 +97,10 @@ class _Inflated(io.RawIOBase):
         while not inflater.eof:
             hungry = inflater.needs_input
             packed = self._read_packed() if hungry else b""
-            block: bytes = inflater.decompress(packed, most)
+            try:
+                block: bytes = inflater.decompress(packed, most)
+            except _IsalError as error:
+                raise zipfile.BadZipFile(str(error)) from error
             goes_on = packed or (inflater.needs_input and not hungry)
             if block or not goes_on:
                 return block

@@ -224,7 +224,7 @@ def _read_header(stream: Stream) -> tuple[tuple[int, ...], np.dtype[np.generic]]
 def _checksum(archive: zipfile.ZipFile) -> str:
     """SHA-256 over name, size and CRC-32 of the six arrays, as the archive's directory has them.
 
-    zipfile compares each CRC with the bytes as they are read.
+    Each CRC is compared with the bytes once they are read to the end.
     """
     wanted = {f"{split}_{part}.npy" for split in Split for part in ("images", "labels")}
     lines = sorted(

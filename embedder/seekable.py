@@ -16,9 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Lock
-from typing import IO, TYPE_CHECKING, NamedTuple, Protocol, cast
-
-from isal import igzip_lib
+from typing import IO, TYPE_CHECKING, NamedTuple, Protocol
 
 from embedder.errors import DamagedDatasetError, DatasetError
 
@@ -37,14 +35,13 @@ _PACKED = 4 << 10
 _INFLATED = 64 << 10
 """Bytes inflated at a time, at most."""
 
-ENCRYPTED = 1
-"""The flag of a member that is."""
+_ENCRYPTED = 1
 
 _DAMAGED = (
-    zipfile.BadZipFile, zlib.error, cast(type[Exception], igzip_lib.IsalError), lzma.LZMAError,
-    struct.error, UnicodeDecodeError, EOFError, RuntimeError,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, UnicodeDecodeError, EOFError,
+    RuntimeError,
 )  # fmt: skip
-"""What reading raises on bytes that are not as NumPy wrote them; RuntimeError where a member is
+"""What zipfile raises on bytes that are not as NumPy wrote them; RuntimeError where a member is
 encrypted or packed by an unknown method."""
 
 
@@ -94,7 +91,7 @@ class SeekableMember:
         self.size = info.file_size
         self.spacing = max(_SPACING, -(-self.size // _POINTS))
         self._end = self._start + info.compress_size
-        self._method = -1 if info.flag_bits & ENCRYPTED else info.compress_type
+        self._method = -1 if info.flag_bits & _ENCRYPTED else info.compress_type
         self._points = [_Point(zlib.decompressobj(-zlib.MAX_WBITS), self._start)]
 
     def read(self, offset: int, length: int) -> bytes:

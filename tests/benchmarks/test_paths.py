@@ -49,10 +49,18 @@ def test_three_ways_to_embed_compute_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", list(Precision))
 def test_the_device_of_a_gpu_row_may_be_the_cpu(tmp_path: Path, precision: Precision) -> None:
     images = Images(tmp_path / "images", 28, 3, 2)
-    name = f"gpu-embed-vit-{precision}"
+    name = f"gpu-embed-vit-28-{precision}"
     asked = (Plan(rounds=1), name, SMALL, precision, images)
     assert gpu.embed(*asked, "cpu").ratio is not None
     assert gpu.embed(*asked, None).detail == "no CUDA device"
+
+
+def test_windows_of_a_gpu_row_may_be_computed_on_the_cpu() -> None:
+    asked = (Plan(rounds=1), "gpu-reach-resnet18-28", "resnet18", material.tiles(28, 2))
+    row = gpu.windows(*asked, "cpu")
+    assert row.ratio is not None
+    assert row.shape == "2 colour images at a time"
+    assert gpu.windows(*asked, None).detail == "no CUDA device"
 
 
 def test_both_devices_have_to_find_the_same_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,11 +72,16 @@ def test_both_devices_have_to_find_the_same_neighbours(monkeypatch: pytest.Monke
         Kind.CPU: build, Kind.GPU: ReferenceIndex,
     }  # fmt: skip
     monkeypatch.setattr(gpu, "build", lambda points, kind: indexes[kind](points))
-    (row,) = gpu.measure(plan_of("gpu-knn"), Path())
-    assert (row.shape, row.rounds) == ("20 queries, 300 x 16", 2)
+    names = ["gpu-knn-product", "gpu-knn"]
+    rows = list(gpu.search(plan_of(), names, "cpu"))
+    assert [row.name for row in rows] == names
+    assert {(row.shape, row.rounds) for row in rows} == {("20 queries, 300 x 16", 2)}
+    assert re.fullmatch(r"search [\d.]+ s, product [\d.]+ s", rows[0].detail)
+    (row,) = gpu.search(plan_of(), ["gpu-knn"], "cpu")
+    assert re.fullmatch(r"CPU [\d.]+ s, GPU [\d.]+ s", row.detail)
     indexes[Kind.GPU] = lambda points: FakeIndex()
     with pytest.raises(EvaluationError, match="the CPU's neighbours and the GPU's differ"):
-        list(gpu.measure(plan_of("gpu-knn"), Path()))
+        list(gpu.search(plan_of(), names, "cpu"))
 
 
 def test_without_a_gpu_there_is_no_search_on_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,8 +89,19 @@ def test_without_a_gpu_there_is_no_search_on_it(monkeypatch: pytest.MonkeyPatch)
         raise SearchError("no GPU")
 
     monkeypatch.setattr(gpu, "resolve", none)
-    (row,) = gpu.measure(plan_of("gpu-knn"), Path())
-    assert (row.ratio, row.detail) == (None, "no CUDA device that FAISS can use")
+    for device in ("cuda", None):
+        (row,) = gpu.search(plan_of(), ["gpu-knn"], device)
+        assert (row.ratio, row.detail) == (None, "no CUDA device that torch and FAISS can use")
+
+
+def test_all_rows_of_a_gpu_are_told_of_where_there_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: False)
+    plan = Plan(full=True, only=frozenset({"gpu"}))
+    rows = list(gpu.measure(plan, tmp_path))
+    assert [row.name for row in rows] == plan.names()
+    assert not any(row.ratio for row in rows)
 
 
 def test_how_busy_the_gpu_is_comes_from_nvidia_smi(
@@ -103,7 +127,7 @@ def test_how_busy_the_gpu_is_comes_from_nvidia_smi(
 def test_windows_are_timed_against_the_whole_canvas(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reach, "SHAPE", reach.Shape(2))
+    monkeypatch.setattr(reach, "COUNT", 2)
     (row,) = reach.measure(plan_of("reach-resnet18-28"), tmp_path)
     assert row.name == "reach-resnet18-28"
     assert row.ratio is not None
@@ -114,30 +138,27 @@ def test_search_reading_and_probe_check_what_they_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, last = (
-        replace(shape, support=400, width=16, queries=20, brute=7)
+        replace(shape, support=400, width=16, queries=20, brute=7, tree=3)
         for shape in (knn.SHAPES[0], knn.SHAPES[-1])
     )
-    monkeypatch.setattr(knn, "SHAPES", (replace(first, tree=3), last))
+    monkeypatch.setattr(knn, "SHAPES", (first, last))
     monkeypatch.setattr(reading, "ROWS", 50)
     monkeypatch.setattr(probe, "SHAPE", probe.Shape(70, 20, 2))
     found: list[Result] = []
     for module, path in ((knn, "knn"), (reading, "reading"), (probe, "probe")):
-        found += module.measure(plan_of(path), tmp_path)
+        found += module.measure(replace(plan_of(path), full=True), tmp_path)
     names = [row.name for row in found]
     assert names == [
         "knn-organa-512", "knn-organa-512-brute", "knn-organa-512-tree",
         "knn-tissue-4096", "knn-tissue-4096-brute", "knn-tissue-4096-tree",
         "reading-warm", "reading-cold", "probe",
     ]  # fmt: skip
-    absent = {"knn-tissue-4096-tree", "reading-cold"}
-    assert all(row.rounds == 2 and row.ratio for row in found if row.name not in absent)
+    assert all(row.rounds == 2 and row.ratio for row in found if row.name != "reading-cold")
     assert [row.shape for row in found[:3]] == [
         "20 queries, 400 x 16",
         "7 queries, 400 x 16, built before",
         "3 queries, 400 x 16, built before",
     ]
-    assert found[5].ratio is None
-    assert found[5].detail == "its tree takes minutes; with --full only"
 
 
 def test_cosines_are_those_of_the_definition() -> None:

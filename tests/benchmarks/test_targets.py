@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from benchmarks.plan import KEEPING, Plan
-from benchmarks.targets import BY_NAME, PATHS, TARGETS, Bound, Unit
+from benchmarks.targets import BY_NAME, PATHS, QUICK, TARGETS, Bound, Unit
 from embedder.errors import UnknownNameError
 from embedder.registry import by_name
 
@@ -50,10 +50,17 @@ EXPECTED = {
     "memory-embed": ("at most", 1.05),
     "memory-knn": ("at most", 1.2),
     "memory-serve": ("at most", 1.2),
-    "gpu-embed-resnet18-fp32": ("at least", None),
-    "gpu-embed-resnet18-bf16": ("at least", None),
-    "gpu-embed-vit-fp32": ("at least", None),
-    "gpu-embed-vit-bf16": ("at least", None),
+    "gpu-embed-resnet18-28-fp32": ("at least", None),
+    "gpu-embed-resnet18-28-bf16": ("at least", None),
+    "gpu-embed-resnet18-224-fp32": ("at least", None),
+    "gpu-embed-resnet18-224-bf16": ("at least", None),
+    "gpu-embed-vit-28-fp32": ("at least", None),
+    "gpu-embed-vit-28-bf16": ("at least", None),
+    "gpu-embed-vit-224-fp32": ("at least", None),
+    "gpu-embed-vit-224-bf16": ("at least", None),
+    "gpu-reach-vgg16-28": ("at least", None),
+    "gpu-reach-resnet18-28": ("at least", None),
+    "gpu-knn-product": ("at most", None),
     "gpu-knn": ("at least", None),
 }
 
@@ -84,7 +91,9 @@ def test_a_target_judges_what_is_printed() -> None:
 
 
 def test_a_plan_measures_what_it_is_asked_for() -> None:
-    assert Plan().names() == Plan(full=True).names() == [row.name for row in TARGETS]
+    assert Plan(full=True).names() == [row.name for row in TARGETS]
+    assert BY_NAME.keys() >= QUICK
+    assert Plan().names() == [row.name for row in TARGETS if row.name in QUICK]
     assert sorted(Plan().paths()) == sorted(PATHS)
     keeps = [path in KEEPING for path in Plan().paths()]
     assert keeps == sorted(keeps)
@@ -92,5 +101,11 @@ def test_a_plan_measures_what_it_is_asked_for() -> None:
     assert Plan(only=frozenset({"reading", "knn-organa-768"})).names() == [
         "knn-organa-768", "reading-warm", "reading-cold",
     ]  # fmt: skip
+    assert Plan(only=frozenset({"startup"})).names() == ["start-help"]
+    assert Plan(True, only=frozenset({"startup"})).names() == ["start-help", "start-serve"]
+    modes = [Plan(full, only=frozenset(only)).mode for full, only in (
+        (False, ()), (True, ()), (False, {"startup"}), (True, {"startup"}), (False, {"start-serve"})
+    )]  # fmt: skip
+    assert modes == ["default", "full", "default", "full", "full"]
     with pytest.raises(UnknownNameError, match="unknown benchmark 'readin'; did you mean reading"):
         Plan(only=frozenset({"readin"}))

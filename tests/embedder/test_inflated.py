@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import random
+import re
 import struct
 import zipfile
 import zlib
@@ -144,7 +145,8 @@ def false_sizes(path: Path, **sizes: int) -> None:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ({"packed": 2**31}, "a ends early"),
+        ({"packed": 2**31}, "a ends early|Overlapped entries"),
+        ({"packed": 200}, "an array ends early"),
         ({"inflated": 2**31}, "a ends early"),
         ({"inflated": 20_001}, "an array ends early"),
         ({"inflated": 19_999}, "Bad CRC-32 for file 'a'"),
@@ -156,7 +158,7 @@ def test_directory_that_lies(tmp_path: Path, sizes: dict[str, int], message: str
     false_sizes(path, **sizes)
     with pytest.raises(DamagedDatasetError) as caught:
         read_whole(path)
-    assert message in str(caught.value) or "Overlapped entries" in str(caught.value)
+    assert re.search(message, str(caught.value))
 
 
 def test_zeros_are_packed_as_small_as_can_be(tmp_path: Path) -> None:
@@ -165,3 +167,28 @@ def test_zeros_are_packed_as_small_as_can_be(tmp_path: Path) -> None:
     start, end = span(path)
     assert len(data) / (end - start) > 1000
     assert zlib.crc32(read_whole(path, 1 << 20)) == zlib.crc32(data)
+
+
+def test_archive_behind_other_bytes(tmp_path: Path) -> None:
+    data = some_bytes(7, 20_000, 40)
+    path = write(tmp_path / "a.zip", data)
+    path.write_bytes(b"#!/bin/sh\n" * 99 + path.read_bytes())
+    assert read_whole(path) == data
+
+
+def test_file_cut_while_it_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.zip", some_bytes(8, 500_000, 256))
+    with zip_errors(path), opened(path) as stream:
+        assert len(stream.read(1000)) == 1000
+        with path.open("r+b") as other:
+            other.truncate(300_000)
+        assert 200_000 < len(stream.read(499_000)) < 300_000
+
+
+def test_file_replaced_while_it_is_read(tmp_path: Path) -> None:
+    data = some_bytes(9, 500_000, 256)
+    path = write(tmp_path / "a.zip", data)
+    with zipfile.ZipFile(path) as archive:
+        write(tmp_path / "b.zip", some_bytes(10, 500_000, 256)).replace(path)
+        with open_member(archive, archive.getinfo("a")) as stream:
+            assert read_exactly(stream, len(data)) == data
