@@ -116,8 +116,11 @@ def _run(app: object, settings: Settings, listener: socket.socket, leave: _Leave
     gc.freeze()
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host
-    print(f"ready: http://{shown}:{port}/", flush=True)
-    server.run(sockets=[listener])
+    try:
+        print(f"ready: http://{shown}:{port}/", flush=True)
+        server.run(sockets=[listener])
+    finally:
+        gc.unfreeze()  # what is left uncollected at the end, libraries report as leaked
 
 
 class _Leave:
