@@ -93,7 +93,8 @@ def _handle(options: argparse.Namespace) -> int:
     library = library_from_environment(options.data, task)
     store = Store(options.store or default_root())
     planned = plan(store, library, names, console.sizes(options.res), recipes)
-    _print_plan(planned.cells, store.root, library)
+    _print_plan(planned.cells, store.root)
+    _print_fetches(planned.cells, library)
     if options.dry_run:
         return _refuse_failures(planned)
     return _run(planned, Engine(library, options.device, batch_size, plain=options.plain))
@@ -130,10 +131,10 @@ def _batch_size(text: str) -> int | None:
     return numbers[0]
 
 
-def _print_plan(cells: list[PlannedCell], root: Path, library: Library) -> None:
+def _print_plan(cells: list[PlannedCell], root: Path) -> None:
     from embedder.plan import State
 
-    left = [cell for cell in cells if cell.state in (State.NEW, State.PARTIAL)]
+    left = _left(cells)
     if len(cells) <= _LISTED:
         rows = [
             (
@@ -158,10 +159,25 @@ def _print_plan(cells: list[PlannedCell], root: Path, library: Library) -> None:
         f"{images:,} images, {console.size_text(taken)} in "
         f"{root} ({console.size_text(shutil.disk_usage(place).free)} free)",
     )
+
+
+def _print_fetches(cells: list[PlannedCell], library: Library) -> None:
+    """Which caches hold which weights, only the libraries know."""
+    left = _left(cells)
     absent = {(c.source, c.size) for c in left if not library.is_here(c.source, c.size)}
     if absent:
-        print(f"to fetch first: {len(absent)} dataset files into {library.folder}")
+        files = f"{len(absent)} dataset file{'s' * (len(absent) != 1)}"
+        print(f"to fetch first: {files} into {library.folder}")
+    pinned = dict.fromkeys(c.recipe.backbone.name for c in left if c.recipe.pinned)
+    if pinned:
+        print(f"to fetch where no cache has them: the weights of {', '.join(pinned)}")
     print(end="", flush=True)
+
+
+def _left(cells: list[PlannedCell]) -> list[PlannedCell]:
+    from embedder.plan import State
+
+    return [cell for cell in cells if cell.state in (State.NEW, State.PARTIAL)]
 
 
 def _state_text(cell: PlannedCell) -> str:

@@ -98,6 +98,11 @@ class Recipe:
         """``library:checkpoint`` or, where other weights are used, where these come from."""
         return self.weights.origin or f"{self.backbone.library}:{self.backbone.checkpoint}"
 
+    @property
+    def pinned(self) -> bool:
+        """Whether the weights are those of the checkpoint, which a library fetches and keeps."""
+        return self.weights == Weights() and self.backbone.library != "scikit-image"
+
 
 def _safe(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name)

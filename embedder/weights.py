@@ -200,13 +200,21 @@ def _weights_errors(row: Checkpoint, source: str) -> Iterator[None]:
 
 
 def _missing(row: Checkpoint, error: Exception) -> WeightsError:
-    offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
+    offline = os.environ.get("HF_HUB_OFFLINE") == "1" and row.library != "torchvision"
+    reason = " (HF_HUB_OFFLINE is set)" if offline else f": {one_line(_first(error), 150)}"
     return WeightsError(
-        f"cannot fetch checkpoint {row.library}:{row.checkpoint} of {row.name}{offline}: "
-        f"{type(error).__name__}; connect to a network, or give the weights as --weights FILE"
+        f"cannot fetch checkpoint {row.library}:{row.checkpoint} of {row.name}{reason}; "
+        "connect to a network, or give the weights as --weights FILE"
     )
 
 
-def one_line(error: Exception, limit: int = 400) -> str:
+def _first(error: BaseException) -> BaseException:
+    """What went wrong before the libraries said it in their own, longer words."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return error
+
+
+def one_line(error: BaseException, limit: int = 400) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= limit else f"{text[:limit]} ..."

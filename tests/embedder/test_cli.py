@@ -124,7 +124,16 @@ def test_two_datasets_of_one_name_are_not_mixed(
 
 def test_the_plan_says_what_is_to_be_fetched(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--dataset", "bloodmnist,phantom", "--res", "28,64", "--dry-run"]) == 0
-    assert "to fetch first: 2 dataset files into" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "to fetch first: 2 dataset files into" in output
+    assert "weights" not in output
+    networks = ("--model", "hog,vit,resnet18", "--dataset", "bloodmnist", "--dry-run")
+    assert main(list(networks)) == 0
+    output = capsys.readouterr().out
+    assert "to fetch first: 1 dataset file into" in output
+    assert "to fetch where no cache has them: the weights of vit, resnet18\n" in output
+    assert main(["--model", "vit", "--random-weights", "0", "--dry-run"]) == 0
+    assert "weights" not in capsys.readouterr().out
 
 
 def test_a_path_without_a_slash_is_suggested(
