@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from service.answers import Problem
 from service.problems import MEDIA_TYPE, UNEXPECTED
+from service.uploads import kinds
 
 BEARER, BASIC = "bearer", "basic"
 """Names of the security schemes in the OpenAPI document."""
@@ -20,7 +21,7 @@ _EXAMPLES = {
     405: ("Method Not Allowed", "this address takes GET only"),
     408: ("Request Timeout", "the body did not come within 60 s"),
     413: ("Upload too large", "a file may have 10.0 MB"),
-    415: ("Unsupported file type", "scan.pdf is no PNG, JPEG, BMP, TIFF, WebP or DICOM image"),
+    415: ("Unsupported file type", f"a file of an unknown kind; {kinds('and')} are read"),
     421: ("Misdirected Request", "the Host header names a host that is not answered here"),
     422: ("Invalid request", "body.k: Input should be less than or equal to 100"),
     429: ("Too many requests", "the queue is full; try again in 1 s"),

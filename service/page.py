@@ -14,6 +14,7 @@ from starlette.types import Scope
 
 from service.answers import Cases, Index, Indexes
 from service.gate import read_access
+from service.uploads import kinds, reads_dicom
 
 EXAMPLES = 8
 """How many cases of the test split are offered at a time."""
@@ -66,6 +67,8 @@ def page_router(service: Showcase, *, upload_limit: int, keyed: bool) -> APIRout
             licences=_licences(served.indexes),
             examples=_examples(service, served.indexes),
             upload_limit=upload_limit,
+            kinds=kinds("or"),
+            reads_dicom=reads_dicom(),
             keyed=keyed,
         )
         return HTMLResponse(text)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embedder.datasets import ImageSource
-from embedder.errors import StoreError, UsageError
+from embedder.errors import BackboneError, StoreError, UsageError
 from embedder.loading import LoadedBackbone, load
 from embedder.recipe import Recipe
 from embedder.selection import title
@@ -128,6 +128,7 @@ class Served:
         chosen = choose(self._settings)
         made: dict[Recipe, _Made] = {}
         makers: list[_Made] = []
+        tried: set[tuple[Recipe, int]] = set()
         for cell in chosen:
             recipe = recipe_of(cell, self._settings.weights)
             if recipe not in made:
@@ -137,6 +138,9 @@ class Served:
                 made[recipe] = _Made(loaded, self._worker(recipe, loaded))
             check(cell, recipe, made[recipe].loaded.weights)
             makers.append(made[recipe])
+            if (recipe, cell.size) not in tried:
+                _try(cell, made[recipe].loaded)
+                tried.add((recipe, cell.size))
         for name in dict.fromkeys(cell.dataset.name for cell in chosen):
             report(f"indexing {name}")
             self._open(
@@ -218,6 +222,20 @@ class Served:
         reader = ThreadPoolExecutor(1, f"{label}-images")
         probe = find_probe(self._settings.store, cell, cases.state.erased)
         return ServedCell(cell, name, cases, worker, searcher, images, reader, probe)
+
+
+def _try(cell: Cell, loaded: LoadedBackbone) -> None:
+    """Embed a blank image of the cell's size: by the first of a size it is decided how all of them
+    are computed, for which no request shall wait.
+    """
+    blank = np.zeros((1, cell.size, cell.size, cell.dataset.channels), np.uint8)
+    try:
+        loaded.backbone.embed(blank)
+    except MemoryError as error:
+        raise BackboneError(
+            f"{cell.header.variant} cannot be run at {cell.size} px on {loaded.device}: out of "
+            "memory; serve fewer cells by --model and --res, or on another device"
+        ) from error
 
 
 def _added_pixels(overlay: Overlay, number: int, cell: Cell) -> Pixels:

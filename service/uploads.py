@@ -102,13 +102,22 @@ def _kind(block: bytes) -> str:
         return "WebP"
     if block.startswith(b"BM") and block[15:18] == bytes(3):  # a header of up to 255 bytes
         return "BMP"
-    raise UnsupportedTypeError(
-        "a file of an unknown kind; PNG, JPEG, BMP, TIFF, WebP and DICOM are read"
-    )
+    raise UnsupportedTypeError(f"a file of an unknown kind; {kinds('and')} are read")
+
+
+def reads_dicom() -> bool:
+    """Whether pydicom is installed."""
+    return find_spec("pydicom") is not None
+
+
+def kinds(conjunction: str) -> str:
+    """The kinds of files that are read here: ``PNG, JPEG, BMP, TIFF and WebP``, say."""
+    *others, last = ["PNG", "JPEG", "BMP", "TIFF", "WebP"] + ["DICOM"] * reads_dicom()
+    return f"{', '.join(others)} {conjunction} {last}"
 
 
 def _decode_dicom(block: bytes, limits: Limits) -> Image.Image:
-    if find_spec("pydicom") is None:
+    if not reads_dicom():
         raise UnsupportedTypeError(
             "DICOM is not read here; send a PNG, or pip install pydicom and restart"
         )

@@ -9,12 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedder.errors import CasebookError, FingerprintError, StoreError, UsageError
-from embedder.loading import load
+from embedder.errors import (
+    BackboneError,
+    CasebookError,
+    FingerprintError,
+    StoreError,
+    UsageError,
+)
+from embedder.loading import LoadedBackbone, load
 from embedder.recipe import Recipe
 from embedder.sources import Library
 from embedder.store import Store, read_cell
-from embedder.types import Split
+from embedder.types import Pixels, Split, Vectors
 from service.served import Served
 from service.settings import Settings
 from service.startup import check, choose, find_images, recipe_of
@@ -221,6 +227,44 @@ def test_added_cases_of_a_cell_that_was_not_served(folder: Path, tmp_path: Path)
                 expected = load(recipe, "cpu").backbone.embed(form[None])[0]
             assert np.allclose(added[1], expected, atol=1e-6)
     again.close()
+
+
+def test_each_backbone_embeds_a_blank_image_of_each_size(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How images of a size are computed is decided by the first of them: not a request's."""
+    tried = []
+
+    def watched(recipe: Recipe, device: str) -> LoadedBackbone:
+        loaded = load(recipe, device)
+
+        class Watched:
+            def embed(self, pixels: Pixels) -> Vectors:
+                tried.append((recipe.variant, pixels.shape, int(pixels.max())))
+                return loaded.backbone.embed(pixels)
+
+        return replace(loaded, backbone=Watched())
+
+    monkeypatch.setattr("service.served.load", watched)
+    open_served(folder, dataset=("one", "two")).close()
+    assert tried == [
+        ("hog", (1, 28, 28, 1), 0), (VIT, (1, 28, 28, 1), 0), ("hog", (1, 32, 32, 1), 0),
+    ]  # fmt: skip
+
+
+def test_a_backbone_that_memory_is_too_small_for(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Greedy:
+        def embed(self, pixels: Pixels) -> Vectors:
+            raise MemoryError
+
+    def greedy(recipe: Recipe, device: str) -> LoadedBackbone:
+        return replace(load(recipe, device), backbone=Greedy())
+
+    monkeypatch.setattr("service.served.load", greedy)
+    with pytest.raises(BackboneError, match="hog cannot be run at 28 px on cpu: out of memory"):
+        open_served(folder, model=("hog",))
 
 
 def open_served(folder: Path, **changes: object) -> Served:

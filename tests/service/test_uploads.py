@@ -356,3 +356,6 @@ def test_without_pydicom(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnsupportedTypeError, match="pip install pydicom"):
         decode(case("DICOM"), LIMITS)
     assert status(case("grey PNG")) == 200
+    assert refusal(b"GIF89a") == (
+        "a file of an unknown kind; PNG, JPEG, BMP, TIFF and WebP are read"
+    )
