@@ -28,16 +28,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def build_parser() -> console.Parser:
     parser = console.Parser(
         "python -m benchmarks",
-        "Measure every path against its limit and its rivals, in minutes. A whole run writes "
+        "Measure every path against its limit and its rivals, in eight minutes. A whole run writes "
         "benchmarks/results.json, with --full results-full.json, and a table in "
         "docs/performance.md.",
     )
-    parser.add_argument("--full", action="store_true", help="every row; takes about half an hour")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="every row, in half an hour; without it those that tell most",
+    )
     console.add_list(
         parser,
         "--only",
         "NAME",
-        f"these rows, or the rows of these paths: {', '.join(PATHS)}; only printed",
+        f"these rows, or the rows of these paths (the quick ones, with --full all): "
+        f"{', '.join(PATHS)}; only printed",
     )
     parser.add_argument(
         "--rounds", metavar="N", default="5", help="of each side, at least (default 5)"
@@ -54,6 +59,9 @@ def build_parser() -> console.Parser:
 
 
 def _handle(options: argparse.Namespace) -> int:
+    rounds = console.numbers([options.rounds], "--rounds")
+    if len(rounds) != 1:
+        raise UsageError("--rounds takes one number")
     os.environ["HF_HUB_OFFLINE"] = "1"  # nothing is fetched while the clock runs
     from benchmarks.document import table, write_table
     from benchmarks.machine import facts
@@ -61,9 +69,6 @@ def _handle(options: argparse.Namespace) -> int:
     from benchmarks.results import Findings, read, rounded, write
     from benchmarks.rounds import ROUNDS
 
-    rounds = console.numbers([options.rounds], "--rounds")
-    if len(rounds) != 1:
-        raise UsageError("--rounds takes one number")
     plan = Plan(options.full, rounds[0], frozenset(console.words(options.only)))
     committed = (
         ROOT / "benchmarks" / ("results-full.json" if plan.mode == "full" else "results.json")
@@ -81,7 +86,9 @@ def _handle(options: argparse.Namespace) -> int:
         write(findings, committed)
         write_table(PAGE, findings)
     else:
-        print(f"written is only a run without --only, of at least {ROUNDS} rounds, or by --json")
+        print(
+            f"\nnothing was written: that takes all rows in {ROUNDS} rounds or more, or --json FILE"
+        )
     return 0
 
 
@@ -97,7 +104,8 @@ def _check(plan: Plan, fresh: Findings, before: Findings) -> int:
     for complaint in complaints:
         print(complaint, file=sys.stderr)
     if complaints:
-        raise CasebookError(f"{len(complaints)} rows are worse or cannot be compared; see above")
+        rows = "row is" if len(complaints) == 1 else "rows are"
+        raise CasebookError(f"{len(complaints)} {rows} worse or cannot be compared; see above")
     print("no row is worse than its tolerance allows")
     return 0
 

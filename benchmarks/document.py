@@ -40,6 +40,8 @@ def _summary(findings: Findings) -> str:
         for result in findings.results
         if result.ratio and (target := BY_NAME[result.name]).target is not None
     ]
+    if not judged:
+        return "No row with a target was measured."
     missed = ", ".join(f"`{name}`" for name, met in judged if not met)
     met = sum(met for _, met in judged)
     return f"{met} of {len(judged)} targets are met; missed: {missed or 'none'}."

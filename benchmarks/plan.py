@@ -31,8 +31,9 @@ class Plan:
     only: frozenset[str] = field(default_factory=frozenset)
 
     def __post_init__(self) -> None:
+        paths = dict.fromkeys(PATHS)
         for name in self.only:
-            find({**BY_NAME, **dict.fromkeys(PATHS)}, name, "benchmark")
+            find({**BY_NAME, **paths} if "-" in name else paths, name, "benchmark")
 
     @property
     def mode(self) -> str:

@@ -83,6 +83,8 @@ def test_the_table() -> None:
     assert lines[-1] == "Not measured: `gpu-knn`: no CUDA device."
     alone = table(replace(FINDINGS, results=(replace(FAST, rounds=1),)))
     assert "| 10 images; 1 round |" in alone
+    absent = replace(FINDINGS, results=(replace(FAST, name="gpu-knn", ratio=None),))
+    assert table(absent).splitlines()[2] == "No row with a target was measured."
 
 
 def test_rows_stand_together_that_compare_the_same() -> None:

@@ -109,3 +109,7 @@ def test_a_plan_measures_what_it_is_asked_for() -> None:
     assert modes == ["default", "full", "default", "full", "full"]
     with pytest.raises(UnknownNameError, match="unknown benchmark 'readin'; did you mean reading"):
         Plan(only=frozenset({"readin"}))
+    with pytest.raises(UnknownNameError, match=r"unknown benchmark 'nothing'; known: embed, .*gpu"):
+        Plan(only=frozenset({"nothing"}))
+    with pytest.raises(UnknownNameError, match="did you mean start-help"):
+        Plan(only=frozenset({"start-hlp"}))
