@@ -36,8 +36,9 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(VENV)/bin/mypy
 
+# One thread each: those of several processes wait for each other in turn, for twice the time.
 check: $(STAMP)
-	$(VENV)/bin/pytest --numprocesses $(JOBS) --dist loadfile
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest --numprocesses $(JOBS) --dist loadfile
 
 test: lint types check
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 from collections.abc import Callable
@@ -105,10 +106,23 @@ def write_npz(
 
 @pytest.fixture(scope="session")
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of phantoms embedded by hog, nothing of it evaluated. Not to be written to."""
-    folder = tmp_path_factory.mktemp("phantoms")
-    for dataset, sizes in (("phantom-cells", "28,64"), ("phantom-nodule,phantom-findings", "28")):
-        run(folder, "embed", "--model", "hog", "--dataset", dataset, "--res", sizes)
+    """A store of phantoms embedded by hog, nothing of it evaluated. Not to be written to.
+
+    The first process of a run that needs it makes it for all.
+    """
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "phantoms"
+    folder.mkdir(exist_ok=True)
+    made = folder / "made"
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            for names, sizes in (
+                ("phantom-cells", "28,64"),
+                ("phantom-nodule,phantom-findings", "28"),
+            ):
+                run(folder, "embed", "--model", "hog", "--dataset", names, "--res", sizes)
+            made.touch()
     return folder / "store"
 
 
