@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from embedder import console
 from embedder.errors import CasebookError, UsageError
-from embedder.heap import give_back, keep_freed
+from embedder.heap import keep_freed
 from service import settings as service_settings
 
 if TYPE_CHECKING:
@@ -61,7 +61,6 @@ def _handle(options: argparse.Namespace) -> int:
         keep_freed(_KEPT)  # before loading starts threads
         context = load_context(settings, keyring, _report)
         try:
-            give_back()  # what only loading took
             set_up_logging(settings.log_level)
             _run(create_app(context), settings, listener, leave)
         finally:

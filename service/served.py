@@ -13,6 +13,7 @@ import numpy as np
 
 from embedder.datasets import ImageSource
 from embedder.errors import BackboneError, StoreError, UsageError
+from embedder.heap import give_back
 from embedder.loading import LoadedBackbone, load
 from embedder.recipe import Recipe
 from embedder.selection import title
@@ -128,7 +129,6 @@ class Served:
         chosen = choose(self._settings)
         made: dict[Recipe, _Made] = {}
         makers: list[_Made] = []
-        tried: set[tuple[Recipe, int]] = set()
         for cell in chosen:
             recipe = recipe_of(cell, self._settings.weights)
             if recipe not in made:
@@ -138,9 +138,6 @@ class Served:
                 made[recipe] = _Made(loaded, self._worker(recipe, loaded))
             check(cell, recipe, made[recipe].loaded.weights)
             makers.append(made[recipe])
-            if (recipe, cell.size) not in tried:
-                _try(cell, made[recipe].loaded)
-                tried.add((recipe, cell.size))
         for name in dict.fromkeys(cell.dataset.name for cell in chosen):
             report(f"indexing {name}")
             self._open(
@@ -156,6 +153,13 @@ class Served:
             self.cells.append(self._serve(cell, maker.worker, library))
             if self.cells[-1].untrained:
                 log.warning("%s is untrained: its neighbours mean little", title(cell))
+        give_back()  # what only loading took; what a pass takes stays for the first request
+        sizes = {
+            (id(maker), cell.size): (cell, maker)
+            for cell, maker in zip(chosen, makers, strict=True)
+        }
+        for cell, maker in sizes.values():
+            _try(cell, maker.loaded)
 
     def _refuse_unused(self, recipes: list[Recipe]) -> None:
         """Raise UsageError for an option that nothing that is served has a use for."""
