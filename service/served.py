@@ -159,6 +159,7 @@ class Served:
             for cell, maker in zip(chosen, makers, strict=True)
         }
         for cell, maker in sizes.values():
+            report(f"trying {cell.header.variant} at {cell.size} px")
             _try(cell, maker.loaded)
 
     def _refuse_unused(self, recipes: list[Recipe]) -> None:

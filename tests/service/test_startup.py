@@ -249,7 +249,12 @@ def test_each_backbone_embeds_a_blank_image_of_each_size(
 
     monkeypatch.setattr("service.served.load", watched)
     monkeypatch.setattr("service.served.give_back", lambda: tried.append("given back"))
-    open_served(folder, dataset=("one", "two")).close()
+    reported: list[str] = []
+    quiet = settings(folder, dataset=("one", "two"))
+    Served(quiet, lambda name, size, seconds: None, reported.append).close()
+    assert reported[-3:] == [
+        "trying hog at 28 px", f"trying {VIT} at 28 px", "trying hog at 32 px",
+    ]  # fmt: skip
     assert tried == [
         "given back",
         ("hog", (1, 28, 28, 1), 0),
