@@ -145,6 +145,7 @@ def test_a_download_that_fails_names_the_checkpoint_and_the_way_out(
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     for proxy in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(proxy, "http://127.0.0.1:9")
+    monkeypatch.setattr("urllib.request._opener", None)  # an earlier one has its proxies already
     row = BACKBONES[name]
     with pytest.raises(WeightsError) as caught:
         build(Recipe(row))
